@@ -1,0 +1,120 @@
+"""Typed one-way sockets: an `Inbox` is bound by its only reader, an `Outbox` connects to it.
+
+ipc only, inside the runtime directory (mode 0700). Sending waits when the peer's high-water mark
+is reached: nothing is dropped in silence. The asyncio pair serves the daemon and the tokenizer,
+the blocking pair the workers and the command line.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from bros.brosd.wire import MAX_MESSAGE_BYTES, Message
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HIGH_WATER_MARK = 10_000
+IPC_PATH_MAX = 107  # sun_path of a Unix socket, in bytes
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Message) -> bytes:
+    """MessagePack bytes of one message."""
+    return _encoder.encode(message)
+
+
+def ipc(path: Path) -> str:
+    """The ZeroMQ address of a socket file. ValueError if the kernel cannot take its length."""
+    if len(str(path).encode()) > IPC_PATH_MAX:
+        raise ValueError(
+            f"socket path {path} is longer than {IPC_PATH_MAX} bytes: choose a shorter runtime_dir"
+        )
+    return f"ipc://{path}"
+
+
+def _set_limits(socket: Any) -> None:
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
+    socket.setsockopt(zmq.LINGER, 0)
+
+
+class Inbox(Generic[T]):
+    """Receives the messages of one union, from any number of peers (asyncio)."""
+
+    def __init__(self, path: Path, union: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PULL)
+        _set_limits(self._socket)
+        self._socket.bind(ipc(path))
+
+    async def recv(self) -> T:
+        """The next well-formed message; a malformed one is logged and left out."""
+        while True:
+            frame = await self._socket.recv()
+            try:
+                message: T = self._decoder.decode(frame)
+            except msgspec.MsgspecError as error:
+                log.warning("event=bad_frame bytes=%d error=%r", len(frame), str(error))
+            else:
+                return message
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Outbox(Generic[T]):
+    """Sends to one `Inbox` (asyncio)."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.PUSH)
+        _set_limits(self._socket)
+        self._socket.connect(ipc(path))
+
+    async def send(self, message: Message) -> None:
+        await self._socket.send(encode(message))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class BlockingInbox(Generic[T]):
+    """Receives the messages of one union (blocking)."""
+
+    def __init__(self, path: Path, union: Any) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        _set_limits(self._socket)
+        self._socket.bind(ipc(path))
+
+    def recv(self) -> T:
+        """The next message; msgspec.MsgspecError if it is malformed."""
+        message: T = self._decoder.decode(self._socket.recv())
+        return message
+
+
+class BlockingOutbox(Generic[T]):
+    """Sends to one `Inbox` (blocking). Not shared between threads.
+
+    `linger_s` is how long closing waits for a peer to take the last messages.
+    """
+
+    def __init__(self, path: Path, linger_s: float = 1.0) -> None:
+        self._socket = zmq.Context.instance().socket(zmq.PUSH)
+        _set_limits(self._socket)
+        self._socket.setsockopt(zmq.LINGER, int(linger_s * 1000))
+        self._socket.connect(ipc(path))
+
+    def send(self, message: Message) -> None:
+        self._socket.send(encode(message))
+
+    def close(self) -> None:
+        self._socket.close()

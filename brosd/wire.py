@@ -1,0 +1,365 @@
+"""Every message that crosses a socket between BROS processes: one union per inbox.
+
+Messages are MessagePack arrays, never pickle. Columns of numbers travel as packed little-endian
+int32 (`pack_ids`), so an iteration costs three messages whatever the batch size. Prompt ids cross
+each hop once, block ids never do: workers read them in the shared block table.
+
+    client -> tokenizer     FromClient          tokenizer -> client     ToClient
+    tokenizer -> daemon     ToDaemon            daemon -> tokenizer     ToTokenizer
+    worker -> daemon        ToDaemon            daemon -> worker        ToWorker
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import msgspec
+import numpy as np
+
+from bros.kv import Klass
+
+WIRE_VERSION = 1
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """Base of all messages; the tag of a subclass is the first element of its array."""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+    """A piece of a message: never sent alone, so without a tag."""
+
+
+class FinishReason(IntEnum):
+    """Why a request ended; NONE while it goes on."""
+
+    NONE = 0
+    STOP = 1
+    LENGTH = 2
+
+
+class Slo(Part):
+    """Latency objectives of one real-time request, in seconds."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+class Sampling(Part):
+    """How the next token is drawn. `temperature == 0` is greedy; `top_k == 0` is off."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int = 0
+
+
+# -- tokenizer, worker -> daemon ----------------------------------------------------------------
+
+
+class Hello(Message, tag="hello"):
+    """A process is up. `generation` tells its messages from those of a killed predecessor."""
+
+    peer: str
+    generation: int
+    wire: int = WIRE_VERSION
+
+
+class Geometry(Message, tag="geometry"):
+    """A worker has loaded its model and says what its KV pool can hold."""
+
+    worker: int
+    generation: int
+    num_blocks: int
+    block_size: int
+    max_len: int
+    vocab_size: int
+    kv_bytes_per_token: int
+
+
+class Ready(Message, tag="ready"):
+    """The process serves: a worker has warmed up, the tokenizer listens."""
+
+    peer: str
+    generation: int
+
+
+class Beat(Message, tag="beat"):
+    """Sent every second by a thread of its own: the process is slow perhaps, but not dead."""
+
+    peer: str
+    generation: int
+
+
+class Fault(Message, tag="fault"):
+    """The process cannot go on and exits; `reason` is one line for the operator."""
+
+    peer: str
+    generation: int
+    reason: str
+
+
+class Admit(Message, tag="admit"):
+    """A tokenized request. `arrived_s` is CLOCK_MONOTONIC at the front door, in seconds."""
+
+    rid: int
+    klass: Klass
+    arrived_s: float
+    prompt: bytes
+    max_tokens: int
+    sampling: Sampling
+    stop_ids: list[int] = []
+    slo: Slo | None = None
+
+
+class Abort(Message, tag="abort"):
+    """Forget a request and free its KV. Idempotent."""
+
+    rid: int
+
+
+class StepDone(Message, tag="done"):
+    """An iteration is over. `tokens` has one id per row that sampled, in plan order."""
+
+    worker: int
+    generation: int
+    step: int
+    tokens: bytes
+    elapsed_s: float
+
+
+ToDaemon = Hello | Geometry | Ready | Beat | Fault | Admit | Abort | StepDone
+
+
+# -- daemon -> worker ---------------------------------------------------------------------------
+
+
+class Attach(Message, tag="attach"):
+    """The block table of this worker is at `path`; allocate the pool and warm up."""
+
+    path: str
+
+
+class Fresh(Part):
+    """A row that the worker has not seen: all its known token ids, the prompt's first."""
+
+    row: int
+    tokens: bytes
+    num_prompt: int
+    sampling: Sampling
+
+
+class StepPlan(Message, tag="step"):
+    """One iteration: row `rows[i]` computes its tokens `[starts[i], starts[i] + counts[i])`.
+
+    A row whose chunk ends with its last known token samples the next one, which the worker
+    appends to the row by itself.
+    """
+
+    step: int
+    rows: bytes
+    starts: bytes
+    counts: bytes
+    fresh: list[Fresh] = []
+
+
+class Stop(Message, tag="stop"):
+    """Exit now, in order."""
+
+
+ToWorker = Attach | StepPlan | Stop
+
+
+# -- daemon -> tokenizer ------------------------------------------------------------------------
+
+
+class Emit(Message, tag="emit"):
+    """The tokens of one iteration: request `rids[i]` got `tokens[i]` and perhaps finished."""
+
+    rids: list[int]
+    tokens: bytes
+    finish: list[FinishReason]
+
+
+class Fail(Message, tag="fail"):
+    """A request ends without an answer: refused (4xx) or lost (5xx), as an OpenAI error."""
+
+    rid: int
+    status: int
+    code: str
+    message: str
+
+
+class ClassStats(Part):
+    """Requests and tokens of one class since the daemon started."""
+
+    running: int = 0
+    waiting: int = 0
+    finished: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    preempted_tokens: int = 0
+
+
+class Stats(Message, tag="stats"):
+    """The daemon's own view, sent once a second and at each change of `state`."""
+
+    state: str  # "starting", "ready" or "draining"
+    model: str
+    policy: str
+    uptime_s: float
+    max_len: int
+    blocks_total: int
+    blocks_free: int
+    iterations: int
+    iteration_s: float  # mean over the last second
+    worker_restarts: int
+    tokenizer_restarts: int
+    rt: ClassStats
+    be: ClassStats
+
+
+class Drain(Message, tag="drain"):
+    """Refuse new work, put batch lines back into their job, finish what streams."""
+
+
+ToTokenizer = Emit | Fail | Stats | Drain | Stop
+
+
+# -- client <-> tokenizer -----------------------------------------------------------------------
+
+
+class Ask(Message, tag="ask"):
+    """An OpenAI request: `body` is the JSON that HTTP would carry to `url`."""
+
+    rid: int
+    url: str
+    body: bytes
+
+
+class Cancel(Message, tag="cancel"):
+    """Stop a request of this client. Idempotent."""
+
+    rid: int
+
+
+class JobPut(Message, tag="job_put"):
+    """Lines `[first, first + len(lines))` of batch job `job` (a name made by the client).
+
+    Answered by `JobAck` once they are on disk; sending the same lines again changes nothing.
+    The job starts when the part with `last` is stored.
+    """
+
+    rid: int
+    job: str
+    first: int
+    lines: list[bytes]
+    last: bool
+
+
+class JobFetch(Message, tag="job_fetch"):
+    """Ask for results stored after number `after`; waits up to a second for the first one."""
+
+    rid: int
+    job: str
+    after: int = 0
+
+
+class JobCancel(Message, tag="job_cancel"):
+    """Stop a job: lines that have no result yet get none. Answered by `JobPage`."""
+
+    rid: int
+    job: str
+
+
+class JobList(Message, tag="job_list"):
+    """Ask for all jobs, newest first."""
+
+    rid: int
+
+
+class StatusQuery(Message, tag="status_query"):
+    """Ask for the daemon's `Stats`."""
+
+    rid: int
+
+
+FromClient = Ask | Cancel | JobPut | JobFetch | JobCancel | JobList | StatusQuery
+
+
+class Reply(Message, tag="reply"):
+    """A piece of the answer to `Ask`: a JSON object, a chunk if the request streams."""
+
+    rid: int
+    status: int
+    body: bytes
+    last: bool
+
+
+class JobAck(Message, tag="job_ack"):
+    """All lines below `received` are on disk."""
+
+    rid: int
+    received: int
+
+
+class JobStatus(Part):
+    """State of a batch job, in OpenAI's words, and how far it is."""
+
+    job: str
+    state: str  # validating, in_progress, completed, cancelled
+    created_s: float  # Unix time
+    total: int
+    completed: int
+    failed: int
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class JobPage(Message, tag="job_page"):
+    """Results in the order they were stored; ask again with `after = next`."""
+
+    rid: int
+    status: JobStatus
+    results: list[bytes]
+    next: int
+
+
+class Jobs(Message, tag="jobs"):
+    """All jobs, newest first."""
+
+    rid: int
+    jobs: list[JobStatus]
+
+
+class Status(Message, tag="status"):
+    """The daemon's latest `Stats`, None while it has not sent any."""
+
+    rid: int
+    stats: Stats | None
+
+
+class Refused(Message, tag="refused"):
+    """A request other than `Ask` that cannot be served, and why."""
+
+    rid: int
+    code: str
+    message: str
+
+
+ToClient = Reply | JobAck | JobPage | Jobs | Status | Refused
+
+
+def pack_ids(ids: Sequence[int] | np.ndarray) -> bytes:
+    """Integers as little-endian int32 bytes."""
+    return np.asarray(ids, dtype="<i4").tobytes()
+
+
+def unpack_ids(data: bytes) -> np.ndarray:
+    """The inverse of `pack_ids`: a read-only int32 array that shares `data`."""
+    return np.frombuffer(data, dtype="<i4")

@@ -1,0 +1,13 @@
+"""The KV cache's bookkeeping: a block table in shared memory and the allocator that writes it.
+
+Imports only NumPy and the standard library; the tensors themselves belong to the workers.
+"""
+
+if __name__ != "bros.kv":
+    raise ImportError("import bros.kv, not kv: one file has one module name")
+
+from bros.kv.allocator import Allocator
+from bros.kv.layout import Klass, TableGeometry, slot_of
+from bros.kv.table import BlockTable, BlockTableView
+
+__all__ = ["Allocator", "BlockTable", "BlockTableView", "Klass", "TableGeometry", "slot_of"]

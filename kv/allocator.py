@@ -1,0 +1,4 @@
+"""Placeholder while the interface is agreed; see docs/design."""
+
+
+class Allocator: ...

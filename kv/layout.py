@@ -1,0 +1,94 @@
+"""What the shared block table looks like in memory, and where a token lives in a block.
+
+RT sequence:  slot = p % B            fills 0, 1, 2, ... rightwards
+BE sequence:  slot = B - 1 - p % B    fills B-1, B-2, ... leftwards
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from enum import IntEnum
+
+import numpy as np
+
+MAGIC = 0x42524F53  # "BROS"
+LAYOUT_VERSION = 1
+NO_ROW = -1  # no owner: a value of the int32 columns below, never of an interface
+HEADER_WORDS = 16
+
+
+class Klass(IntEnum):
+    """The class of a request: real-time (RT) before best-effort (BE)."""
+
+    RT = 0
+    BE = 1
+
+
+def slot_of(klass: Klass, position: int, block_size: int) -> int:
+    """The slot, within its block, of the token at `position` of a sequence."""
+    offset = position % block_size
+    return offset if klass is Klass.RT else block_size - 1 - offset
+
+
+@dataclass(frozen=True)
+class TableGeometry:
+    """Sizes of a table, fixed while it lives. `max_rows` sequences of `max_len` tokens each."""
+
+    num_blocks: int
+    block_size: int
+    max_rows: int
+    max_len: int
+
+    @property
+    def blocks_per_row(self) -> int:
+        return -(-self.max_len // self.block_size)
+
+
+class TableArrays:
+    """Views of one mapped table: a header, then one flat int32 array after another.
+
+    Per block: `rt_row, rt_len, be_row, be_len` (its owners and their slots), `saved` (BE slots
+    with a valid host copy), `host_slot`, `refs` (readers of a shared full block).
+    Per row: `klass`, `num_tokens`, `resident_len`, and `blocks`, shape (max_rows, blocks_per_row).
+    """
+
+    BLOCK_FIELDS = ("rt_row", "rt_len", "be_row", "be_len", "saved", "host_slot", "refs")
+    ROW_FIELDS = ("klass", "num_tokens", "resident_len")
+
+    rt_row: np.ndarray
+    rt_len: np.ndarray
+    be_row: np.ndarray
+    be_len: np.ndarray
+    saved: np.ndarray
+    host_slot: np.ndarray
+    refs: np.ndarray
+    klass: np.ndarray
+    num_tokens: np.ndarray
+    resident_len: np.ndarray
+
+    def __init__(self, words: np.ndarray, geometry: TableGeometry) -> None:
+        self.header = words[:HEADER_WORDS]
+        at = HEADER_WORDS
+        for names, length in (
+            (self.BLOCK_FIELDS, geometry.num_blocks),
+            (self.ROW_FIELDS, geometry.max_rows),
+        ):
+            for name in names:
+                setattr(self, name, words[at : at + length])
+                at += length
+        shape = (geometry.max_rows, geometry.blocks_per_row)
+        self.blocks = words[at : at + shape[0] * shape[1]].reshape(shape)
+
+    @classmethod
+    def num_words(cls, geometry: TableGeometry) -> int:
+        """Size of a table in int32 words."""
+        return (
+            HEADER_WORDS
+            + len(cls.BLOCK_FIELDS) * geometry.num_blocks
+            + (len(cls.ROW_FIELDS) + geometry.blocks_per_row) * geometry.max_rows
+        )
+
+
+def header_of(geometry: TableGeometry, epoch: int) -> list[int]:
+    """The header's first words; `epoch` counts the tables made for one worker."""
+    return [MAGIC, LAYOUT_VERSION, epoch, *astuple(geometry)]

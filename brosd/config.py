@@ -27,7 +27,7 @@ class ConfigError(ValueError):
     """The configuration is wrong; the text says where, and what would be right."""
 
 
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Section(msgspec.Struct, forbid_unknown_fields=True):
     """Base of all sections."""
 
 

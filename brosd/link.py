@@ -52,7 +52,7 @@ class Inbox(Generic[T]):
 
     def __init__(self, path: Path, union: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(union)
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PULL)
+        self._socket: Any = zmq.asyncio.Context.instance().socket(zmq.PULL)
         _set_limits(self._socket)
         self._socket.bind(ipc(path))
 
@@ -75,7 +75,7 @@ class Outbox(Generic[T]):
     """Sends to one `Inbox` (asyncio)."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = zmq.asyncio.Context.instance().socket(zmq.PUSH)
+        self._socket: Any = zmq.asyncio.Context.instance().socket(zmq.PUSH)
         _set_limits(self._socket)
         self._socket.connect(ipc(path))
 
@@ -91,7 +91,7 @@ class BlockingInbox(Generic[T]):
 
     def __init__(self, path: Path, union: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(union)
-        self._socket = zmq.Context.instance().socket(zmq.PULL)
+        self._socket: Any = zmq.Context.instance().socket(zmq.PULL)
         _set_limits(self._socket)
         self._socket.bind(ipc(path))
 
@@ -108,7 +108,7 @@ class BlockingOutbox(Generic[T]):
     """
 
     def __init__(self, path: Path, linger_s: float = 1.0) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.PUSH)
+        self._socket: Any = zmq.Context.instance().socket(zmq.PUSH)
         _set_limits(self._socket)
         self._socket.setsockopt(zmq.LINGER, int(linger_s * 1000))
         self._socket.connect(ipc(path))

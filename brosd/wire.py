@@ -16,6 +16,7 @@ from enum import IntEnum
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from bros.kv import Klass
 
@@ -23,11 +24,11 @@ WIRE_VERSION = 1
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+class Message(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """Base of all messages; the tag of a subclass is the first element of its array."""
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
+class Part(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """A piece of a message: never sent alone, so without a tag."""
 
 
@@ -355,11 +356,11 @@ class Refused(Message, tag="refused"):
 ToClient = Reply | JobAck | JobPage | Jobs | Status | Refused
 
 
-def pack_ids(ids: Sequence[int] | np.ndarray) -> bytes:
+def pack_ids(ids: Sequence[int] | npt.NDArray[np.integer]) -> bytes:
     """Integers as little-endian int32 bytes."""
     return np.asarray(ids, dtype="<i4").tobytes()
 
 
-def unpack_ids(data: bytes) -> np.ndarray:
+def unpack_ids(data: bytes) -> npt.NDArray[np.int32]:
     """The inverse of `pack_ids`: a read-only int32 array that shares `data`."""
     return np.frombuffer(data, dtype="<i4")

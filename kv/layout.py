@@ -10,6 +10,9 @@ from dataclasses import astuple, dataclass
 from enum import IntEnum
 
 import numpy as np
+import numpy.typing as npt
+
+Column = npt.NDArray[np.int32]
 
 MAGIC = 0x42524F53  # "BROS"
 LAYOUT_VERSION = 1
@@ -55,18 +58,18 @@ class TableArrays:
     BLOCK_FIELDS = ("rt_row", "rt_len", "be_row", "be_len", "saved", "host_slot", "refs")
     ROW_FIELDS = ("klass", "num_tokens", "resident_len")
 
-    rt_row: np.ndarray
-    rt_len: np.ndarray
-    be_row: np.ndarray
-    be_len: np.ndarray
-    saved: np.ndarray
-    host_slot: np.ndarray
-    refs: np.ndarray
-    klass: np.ndarray
-    num_tokens: np.ndarray
-    resident_len: np.ndarray
+    rt_row: Column
+    rt_len: Column
+    be_row: Column
+    be_len: Column
+    saved: Column
+    host_slot: Column
+    refs: Column
+    klass: Column
+    num_tokens: Column
+    resident_len: Column
 
-    def __init__(self, words: np.ndarray, geometry: TableGeometry) -> None:
+    def __init__(self, words: Column, geometry: TableGeometry) -> None:
         self.header = words[:HEADER_WORDS]
         at = HEADER_WORDS
         for names, length in (

@@ -1,0 +1,64 @@
+"""One request as the scheduler sees it: its tokens, its limits, its row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bros.brosd.wire import Admit, FinishReason, Fresh, Sampling, Slo, pack_ids, unpack_ids
+from bros.kv import Klass
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """`tokens` holds the prompt and all that was sampled; it outlives rows and workers."""
+
+    rid: int
+    klass: Klass
+    arrived_s: float
+    tokens: list[int]
+    num_prompt: int
+    max_tokens: int
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    slo: Slo | None
+    row: int | None = None  # None while it waits
+    known_to_worker: bool = False
+    losses: int = 0  # workers that died while they ran it
+    aborted: bool = False
+
+    @classmethod
+    def of(cls, admit: Admit) -> Request:
+        tokens = unpack_ids(admit.prompt).tolist()
+        return cls(
+            rid=admit.rid,
+            klass=admit.klass,
+            arrived_s=admit.arrived_s,
+            tokens=tokens,
+            num_prompt=len(tokens),
+            max_tokens=admit.max_tokens,
+            sampling=admit.sampling,
+            stop_ids=frozenset(admit.stop_ids),
+            slo=admit.slo,
+        )
+
+    @property
+    def num_output(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    def append(self, token: int, max_len: int) -> FinishReason:
+        """Take a sampled token; says whether it was the last one."""
+        self.tokens.append(token)
+        if token in self.stop_ids:
+            return FinishReason.STOP
+        if self.num_output >= self.max_tokens or len(self.tokens) >= max_len:
+            return FinishReason.LENGTH
+        return FinishReason.NONE
+
+    def fresh(self, row: int) -> Fresh:
+        """What a worker must know before the request's first iteration in `row`."""
+        return Fresh(
+            row=row,
+            tokens=pack_ids(self.tokens),
+            num_prompt=self.num_prompt,
+            sampling=self.sampling,
+        )

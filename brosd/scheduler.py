@@ -1,0 +1,212 @@
+"""Decides, before every iteration of one worker, which rows compute which tokens.
+
+Pure: state and a clock in, a plan out; no I/O, no torch, no sleeping. The live daemon and a
+simulator can run the same class. One plan is in flight at a time: blocks and rows that it names
+change only after `complete` or `detach`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bros.brosd.packing import Chunk, Counters, Limits, Packer
+from bros.brosd.policies import Policy
+from bros.brosd.request import Request
+from bros.brosd.wire import Admit, ClassStats, Emit, Fail, FinishReason, Fresh, StepPlan, pack_ids
+from bros.kv import Allocator, Klass
+
+
+@dataclass
+class Flight:
+    """The plan that the worker has."""
+
+    step: int
+    chunks: list[Chunk]
+
+
+def _queues() -> dict[Klass, deque[Request]]:
+    return {klass: deque() for klass in Klass}
+
+
+@dataclass
+class Scheduler:
+    """Requests of one worker. Call `plan` when the worker is idle, `complete` when it is done."""
+
+    policy: Policy
+    limits: Limits
+    running: list[Request] = field(default_factory=list)  # in order of admission
+    waiting: dict[Klass, deque[Request]] = field(default_factory=_queues)
+    counters: dict[Klass, Counters] = field(
+        default_factory=lambda: {klass: Counters() for klass in Klass}
+    )
+    _by_rid: dict[int, Request] = field(default_factory=dict)
+    _packer: Packer | None = None  # while a worker serves
+    _max_len: int = 0
+    _flight: Flight | None = None
+    _step: int = 0
+
+    # -- the worker comes and goes ---------------------------------------------------------------
+
+    def attach(self, allocator: Allocator, max_len: int) -> None:
+        """A worker with an empty pool serves these requests from now on."""
+        self._packer = Packer(
+            self.policy, self.limits, allocator, self.running, self.waiting, self.counters
+        )
+        self._max_len = max_len
+
+    def detach(self) -> list[Fail]:
+        """The worker is lost, and all KV with it: its requests wait again, with their tokens.
+
+        Returns the requests that ran in too many lost iterations to be tried once more.
+        """
+        suspects = [chunk.request for chunk in self._flight.chunks] if self._flight else []
+        self._flight = self._packer = None
+        for request in reversed(self.running):
+            request.row = None
+            if not request.aborted:
+                self.waiting[request.klass].appendleft(request)
+            else:
+                del self._by_rid[request.rid]
+        self.running.clear()
+        return [fail for request in suspects if (fail := self._blame(request))]
+
+    def _blame(self, request: Request) -> Fail | None:
+        request.losses += 1
+        if request.losses < self.limits.max_losses or request.aborted:
+            return None
+        self.waiting[request.klass].remove(request)
+        del self._by_rid[request.rid]
+        message = f"{request.losses} workers died while they ran this request"
+        return Fail(rid=request.rid, status=500, code="worker_lost", message=message)
+
+    # -- requests come and go --------------------------------------------------------------------
+
+    def admit(self, admit: Admit) -> Fail | None:
+        """Queue a request, or say why not."""
+        queue = self.waiting[admit.klass]
+        if admit.klass is Klass.RT and len(queue) >= self.limits.max_waiting:
+            return Fail(
+                rid=admit.rid,
+                status=429,
+                code="queue_full",
+                message=f"{len(queue)} real-time requests are waiting already; try again later",
+            )
+        request = Request.of(admit)
+        self._by_rid[request.rid] = request
+        queue.append(request)
+        return None
+
+    def abort(self, rid: int) -> None:
+        """Forget a request; one that is in flight goes when its iteration is over."""
+        request = self._by_rid.get(rid)
+        if request is None:
+            return
+        request.aborted = True
+        if request.row is None:
+            self.waiting[request.klass].remove(request)
+            del self._by_rid[rid]
+        elif not self._in_flight(request):
+            self._leave(request)
+
+    def abort_all(self) -> None:
+        """Forget every request: their front door is gone."""
+        for rid in list(self._by_rid):
+            self.abort(rid)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is left."""
+        return not self._by_rid
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that run or wait."""
+        return len(self._by_rid)
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether the worker has a plan."""
+        return self._flight is not None
+
+    @property
+    def allocator(self) -> Allocator | None:
+        """The block table's writer while a worker serves."""
+        return self._packer.allocator if self._packer else None
+
+    def stats(self, klass: Klass) -> ClassStats:
+        """Requests and tokens of one class."""
+        return ClassStats(
+            running=sum(request.klass is klass for request in self.running),
+            waiting=len(self.waiting[klass]),
+            **vars(self.counters[klass]),
+        )
+
+    # -- iterations ------------------------------------------------------------------------------
+
+    def plan(self) -> StepPlan | None:
+        """The next iteration; None if there is nothing to do or one is in flight."""
+        if self._packer is None or self._flight is not None:
+            return None
+        chunks = self._packer.pack()
+        if not chunks:
+            return None
+        self._step += 1
+        self._flight = Flight(self._step, chunks)
+        return StepPlan(
+            step=self._step,
+            rows=pack_ids([chunk.row for chunk in chunks]),
+            starts=pack_ids([chunk.start for chunk in chunks]),
+            counts=pack_ids([chunk.count for chunk in chunks]),
+            fresh=self._fresh(chunks),
+        )
+
+    def complete(self, step: int, tokens: Iterable[int]) -> Emit | None:
+        """Take the sampled tokens of iteration `step`; ValueError if that is not in flight."""
+        if self._flight is None or self._flight.step != step:
+            raise ValueError(f"iteration {step} is not in flight")
+        chunks, self._flight = self._flight.chunks, None
+        sampled = [chunk.request for chunk in chunks if chunk.samples]
+        rids: list[int] = []
+        emitted: list[int] = []
+        reasons: list[FinishReason] = []
+        for request, token in zip(sampled, tokens, strict=True):
+            if request.aborted:
+                continue
+            finish = request.append(token, self._max_len)
+            rids.append(request.rid)
+            emitted.append(token)
+            reasons.append(finish)
+            self.counters[request.klass].output_tokens += 1
+            if finish is not FinishReason.NONE:
+                self._finish(request)
+        for chunk in chunks:
+            if chunk.request.aborted and chunk.request.row is not None:
+                self._leave(chunk.request)
+        return Emit(rids, pack_ids(emitted), reasons) if rids else None
+
+    def _finish(self, request: Request) -> None:
+        counters = self.counters[request.klass]
+        counters.finished += 1
+        counters.prompt_tokens += request.num_prompt
+        self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        if self._packer is not None and request.row is not None:
+            self._packer.allocator.close_row(request.row)
+        request.row = None
+        self.running.remove(request)
+        del self._by_rid[request.rid]
+
+    def _in_flight(self, request: Request) -> bool:
+        flight = self._flight
+        return flight is not None and any(chunk.request is request for chunk in flight.chunks)
+
+    def _fresh(self, chunks: list[Chunk]) -> list[Fresh]:
+        fresh = []
+        for chunk in chunks:
+            if not chunk.request.known_to_worker:
+                chunk.request.known_to_worker = True
+                fresh.append(chunk.request.fresh(chunk.row))
+        return fresh

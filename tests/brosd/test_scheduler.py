@@ -1,0 +1,282 @@
+"""The scheduler against a model worker: whatever happens, every request gets all its tokens."""
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bros.brosd.packing import Limits
+from bros.brosd.policies import POLICIES
+from bros.brosd.scheduler import Scheduler
+from bros.brosd.wire import (
+    Admit,
+    FinishReason,
+    Sampling,
+    StepPlan,
+    pack_ids,
+    unpack_ids,
+)
+from bros.kv import Allocator, BlockTable, Klass, TableGeometry
+
+LIMITS = Limits(max_sequences=4, max_batch_tokens=16, max_waiting=50)
+MAX_LEN = 28  # of 32 slots: the reserve is never BE's
+
+
+class Bench:
+    """A scheduler, its table, and a worker that knows each row's next token: their number."""
+
+    def __init__(self, folder: Path, policy: str = "bros", limits: Limits = LIMITS) -> None:
+        self.scheduler = Scheduler(POLICIES[policy](), limits)
+        self.folder = folder
+        self.tables = itertools.count()
+        self.known: dict[int, list[int]] = {}
+        self.output: dict[int, list[int]] = {}
+        self.finish: dict[int, FinishReason] = {}
+        self.in_flight: StepPlan | None = None
+        self.attach()
+
+    def attach(self) -> None:
+        geometry = TableGeometry(num_blocks=8, block_size=4, max_rows=8, max_len=32)
+        self.table = BlockTable(self.folder / f"table-{next(self.tables)}", geometry)
+        self.scheduler.attach(Allocator(self.table, rt_reserve=1), MAX_LEN)
+        self.known = {}
+
+    def admit(self, rid: int, klass: Klass, prompt: int, max_tokens: int) -> None:
+        admit = Admit(
+            rid=rid,
+            klass=klass,
+            arrived_s=float(rid),
+            prompt=pack_ids([1000 + rid] * prompt),
+            max_tokens=max_tokens,
+            sampling=Sampling(temperature=0.0),
+        )
+        assert self.scheduler.admit(admit) is None
+        self.output[rid] = []
+
+    def send(self) -> bool:
+        """Plan an iteration and check it as a worker would."""
+        self.in_flight = self.scheduler.plan()
+        plan = self.in_flight
+        if plan is None:
+            return False
+        for fresh in plan.fresh:
+            self.known[fresh.row] = unpack_ids(fresh.tokens).tolist()
+        counts = unpack_ids(plan.counts)
+        assert counts.sum() <= self.scheduler.limits.max_batch_tokens
+        assert len(counts) <= self.scheduler.limits.max_sequences
+        for row, start, count in self.rows(plan):
+            assert count > 0
+            assert start + count <= len(self.known[row])
+            assert self.table.resident_len[row] == start + count
+        return True
+
+    def rows(self, plan: StepPlan) -> list[tuple[int, int, int]]:
+        columns = (unpack_ids(c).tolist() for c in (plan.rows, plan.starts, plan.counts))
+        return list(zip(*columns, strict=True))
+
+    def finish_step(self) -> None:
+        """Sample: the next token of a row is how many it has."""
+        plan, self.in_flight = self.in_flight, None
+        assert plan is not None
+        tokens = []
+        for row, start, count in self.rows(plan):
+            if start + count == len(self.known[row]):
+                tokens.append(len(self.known[row]))
+                self.known[row].append(tokens[-1])
+        emit = self.scheduler.complete(plan.step, tokens)
+        self.check()
+        if emit is None:
+            return
+        for rid, token, reason in zip(
+            emit.rids, unpack_ids(emit.tokens).tolist(), emit.finish, strict=True
+        ):
+            self.output[rid].append(token)
+            if reason is not FinishReason.NONE:
+                self.finish[rid] = reason
+
+    def step(self) -> bool:
+        if not self.send():
+            return False
+        self.finish_step()
+        return True
+
+    def check(self) -> None:
+        allocator = self.scheduler.allocator
+        assert allocator is not None
+        allocator.check()
+
+
+class Story:
+    """Random events on a bench; remembers which requests are owed all their tokens."""
+
+    def __init__(self, bench: Bench, requests: list[tuple[Klass, int, int]]) -> None:
+        self.bench = bench
+        self.todo = dict(enumerate(requests))
+        self.owed: dict[int, tuple[int, int]] = {}
+
+    def admit(self) -> None:
+        if self.todo:
+            rid, (klass, prompt, max_tokens) = self.todo.popitem()
+            self.bench.admit(rid, klass, prompt, max_tokens)
+            self.owed[rid] = (prompt, max_tokens)
+
+    def abort(self, pick: int) -> None:
+        if self.owed:
+            rid = sorted(self.owed)[pick % len(self.owed)]
+            self.bench.scheduler.abort(rid)
+            del self.owed[rid]
+
+    def happen(self, event: str, pick: int) -> None:
+        match event:
+            case "step":
+                self.bench.step()
+            case "admit":
+                self.admit()
+            case "abort":
+                self.abort(pick)
+            case "abort in flight":
+                flying = self.bench.send()
+                self.abort(pick)
+                if flying:
+                    self.bench.finish_step()
+            case "lose worker":
+                self.bench.send()
+                assert self.bench.scheduler.detach() == []
+                self.bench.attach()
+
+    def finish(self) -> None:
+        while self.todo:
+            self.admit()
+        for _ in range(2000):
+            if not self.bench.step():
+                break
+
+
+requests = st.lists(
+    st.tuples(st.sampled_from(Klass), st.integers(1, 20), st.integers(1, 12)), max_size=12
+)
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["step", "step", "admit", "abort", "abort in flight", "lose worker"]),
+        st.integers(0, 11),
+    ),
+    max_size=30,
+)
+
+
+@given(policy=st.sampled_from(sorted(POLICIES)), requests=requests, events=events)
+@settings(max_examples=300, deadline=None)
+def test_every_request_gets_all_its_tokens(
+    policy: str, requests: list[tuple[Klass, int, int]], events: list[tuple[str, int]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder), policy, Limits(4, 16, 50, max_losses=1000))
+        story = Story(bench, requests)
+        for event, pick in events:
+            story.happen(event, pick)
+        story.finish()
+        assert bench.scheduler.idle
+        assert bench.scheduler.allocator is not None
+        assert bench.scheduler.allocator.num_free == 8
+        for rid, (prompt, max_tokens) in story.owed.items():
+            length = min(max_tokens, MAX_LEN - prompt)
+            assert bench.output[rid] == list(range(prompt, prompt + length))
+            assert bench.finish[rid] is FinishReason.LENGTH
+
+
+def test_real_time_goes_before_best_effort(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.admit(1, Klass.BE, prompt=16, max_tokens=4)
+    bench.admit(2, Klass.RT, prompt=14, max_tokens=4)
+    bench.step()
+    assert bench.output == {1: [], 2: [14]}  # one token beside RT's 14 and BE's first two
+
+
+def test_first_come_first_served_is_blind_to_classes(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "fcfs")
+    bench.admit(1, Klass.BE, prompt=16, max_tokens=4)
+    bench.admit(2, Klass.RT, prompt=14, max_tokens=4)
+    bench.step()
+    assert bench.output == {1: [16], 2: []}
+
+
+def test_real_time_takes_tail_blocks_of_best_effort(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.admit(1, Klass.BE, prompt=20, max_tokens=8)
+    bench.step()
+    bench.step()
+    bench.admit(2, Klass.RT, prompt=16, max_tokens=2)
+    bench.step()
+    assert bench.output[2] == [16]  # at once, though BE held five of eight blocks
+    assert bench.scheduler.stats(Klass.BE).preempted_tokens > 0
+    while bench.step():
+        pass
+    assert bench.output[1] == list(range(20, 28))
+
+
+def test_a_prompt_is_admitted_whole_or_waits(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.admit(1, Klass.RT, prompt=24, max_tokens=4)
+    bench.admit(2, Klass.RT, prompt=12, max_tokens=4)
+    bench.step()  # 16 of 24 tokens: blocks for the other eight are promised
+    assert bench.scheduler.stats(Klass.RT).waiting == 1
+
+
+def test_stop_ids_end_a_request(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    admit = Admit(
+        rid=1,
+        klass=Klass.RT,
+        arrived_s=0.0,
+        prompt=pack_ids([7, 7]),
+        max_tokens=9,
+        sampling=Sampling(),
+        stop_ids=[3],
+    )
+    bench.scheduler.admit(admit)
+    bench.output[1] = []
+    while bench.step():
+        pass
+    assert bench.output[1] == [2, 3]
+    assert bench.finish[1] is FinishReason.STOP
+
+
+def test_a_request_that_keeps_killing_workers_is_given_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.admit(1, Klass.RT, prompt=4, max_tokens=4)
+    for _ in range(2):
+        bench.send()
+        assert bench.scheduler.detach() == []
+        bench.attach()
+    bench.send()
+    (fail,) = bench.scheduler.detach()
+    assert (fail.rid, fail.status, fail.code) == (1, 500, "worker_lost")
+    assert bench.scheduler.idle
+
+
+def test_real_time_beyond_the_queue_is_refused_and_best_effort_is_not(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, limits=Limits(4, 16, max_waiting=2))
+    for rid in range(2):
+        bench.admit(rid, Klass.RT, prompt=4, max_tokens=4)
+    for rid in range(10, 20):
+        bench.admit(rid, Klass.BE, prompt=4, max_tokens=4)
+    admit = Admit(
+        rid=3,
+        klass=Klass.RT,
+        arrived_s=3.0,
+        prompt=pack_ids([1]),
+        max_tokens=1,
+        sampling=Sampling(),
+    )
+    fail = bench.scheduler.admit(admit)
+    assert fail is not None
+    assert fail.status == 429
+
+
+def test_an_answer_to_no_question_is_an_error(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    with pytest.raises(ValueError, match="not in flight"):
+        bench.scheduler.complete(1, [])

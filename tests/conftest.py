@@ -1,0 +1,57 @@
+"""Fixtures that run the real program: its processes, its sockets, its default model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import MODEL, MakeServer, Server
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """Where models and compiled kernels are kept between runs."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bros"
+    return Path(os.environ.get("BROS_TEST_CACHE", default))
+
+
+@pytest.fixture(scope="session")
+def model_dir(cache_dir: Path) -> Path:
+    """The default model as a local Hugging Face folder."""
+    command = [sys.executable, "-m", "bros.workers.fetch", MODEL, str(cache_dir)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A scratch folder whose path leaves room for socket names."""
+    folder = Path(tempfile.mkdtemp(prefix="bros-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def make_server(cache_dir: Path, model_dir: Path) -> Iterator[MakeServer]:
+    """Makes servers that are stopped when the module's tests are done."""
+    servers: list[Server] = []
+
+    def make(*settings: str, start: bool = True) -> Server:
+        folder = Path(tempfile.mkdtemp(prefix="bros-"))
+        server = Server(folder, cache_dir, list(settings))
+        servers.append(server)
+        if start:
+            done = server.start()
+            assert done.returncode == 0, done.stderr + server.log()
+        return server
+
+    yield make
+    for server in servers:
+        server.stop("--now")
+        shutil.rmtree(server.folder)

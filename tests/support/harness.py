@@ -1,0 +1,113 @@
+"""A daemon for tests, driven as a user would: through its command line and its port."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from bros.brosd.instance import running_pid
+
+MODEL = "smollm2-135m-instruct"
+START_TIMEOUT_S = 240.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass
+class Server:
+    """A daemon in folders of its own, driven through its command line."""
+
+    folder: Path
+    cache: Path
+    settings: list[str] = field(default_factory=list)
+    port: int = field(default_factory=free_port)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def runtime(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "BROS_RUNTIME_DIR": str(self.runtime),
+            "BROS_STATE_DIR": str(self.folder / "state"),
+            "BROS_CACHE_DIR": str(self.cache),
+            "BROS_SERVER_PORT": str(self.port),
+        }
+
+    def run(self, *command: str, timeout_s: float = START_TIMEOUT_S) -> Done:
+        """Run `bros ...` or `brosd ...` to its end."""
+        return subprocess.run(
+            self.command(*command),
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def command(self, *command: str) -> list[str]:
+        program, *arguments = command
+        return [str(Path(sys.executable).parent / program), *arguments]
+
+    def start(self, *arguments: str) -> Done:
+        settings = [word for setting in self.settings for word in ("--set", setting)]
+        return self.run("brosd", "start", "--detach", *settings, *arguments)
+
+    def stop(self, *arguments: str) -> Done:
+        return self.run("brosd", "stop", *arguments)
+
+    def pid(self) -> int:
+        pid = running_pid(self.runtime)
+        assert pid is not None
+        return pid
+
+    def child(self, module: str) -> int:
+        """The process id of the daemon's child that runs `module`."""
+        children = Path(f"/proc/{self.pid()}/task/{self.pid()}/children").read_text().split()
+        for child in children:
+            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+            if module in words:
+                return int(child)
+        raise AssertionError(f"no child runs {module}")
+
+    def healthy(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5.0).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def log(self) -> str:
+        return (self.folder / "state" / "brosd.log").read_text()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    """Poll until the condition holds; fail if it does not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s:.0f} s"
+        time.sleep(0.05)
+
+
+MakeServer = Callable[..., Server]

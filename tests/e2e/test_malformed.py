@@ -6,6 +6,7 @@ import json
 
 import httpx
 import pytest
+
 from harness import MODEL, MakeServer, Server
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}

@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from harness import MODEL, MakeServer
 from transformers import AutoModelForCausalLM
+
+from harness import MODEL, MakeServer
 
 MAX_TOKENS = 24
 LENGTHS = [1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 40, 48, 64, 65, 80, 100, 127, 128]

@@ -1,0 +1,122 @@
+"""The main job: a batch file runs as best-effort work while chat answers in real time."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness import MODEL, MakeServer, Server, wait_until
+
+
+@pytest.fixture(scope="module")
+def server(make_server: MakeServer) -> Server:
+    return make_server()
+
+
+def line(index: int, **changes: object) -> str:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": f"Say the number {index}."}],
+        "max_tokens": 40,
+        "temperature": 0,
+        **changes,
+    }
+    request = {"custom_id": f"n-{index}", "method": "POST", "url": "/v1/chat/completions"}
+    return json.dumps({**request, "body": body})
+
+
+def results(path: Path) -> dict[str, dict]:
+    rows = [json.loads(text) for text in path.read_text().splitlines()]
+    assert len({row["custom_id"] for row in rows}) == len(rows)
+    return {row["custom_id"]: row for row in rows}
+
+
+def test_chat_answers_while_a_batch_runs(server: Server, tmp_path: Path) -> None:
+    batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
+    batch.write_text("\n".join(line(index) for index in range(60)) + "\n")
+    command = server.command("bros", "submit", str(batch), "-o", str(output))
+    submit = subprocess.Popen(command, env=server.environ, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: output.exists() and output.stat().st_size > 0)
+    chat = server.run(
+        "bros", "chat", "--once", "What is the capital of France?", "--temperature", "0"
+    )
+    assert submit.poll() is None, "the batch was over before the answer"
+    assert chat.stdout.strip() == "The capital of France is Paris."
+    assert "tokens/s" in chat.stderr
+    _, progress = submit.communicate(timeout=240.0)
+    assert submit.returncode == 0, progress
+    assert set(results(output)) == {f"n-{index}" for index in range(60)}
+    for row in results(output).values():
+        assert row["error"] is None
+        assert row["response"]["status_code"] == 200
+        assert row["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def test_bad_lines_become_error_lines(server: Server, tmp_path: Path) -> None:
+    batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
+    lines = [line(0), line(1, temperature=-1), line(2, messages=[]), "{broken", line(4), line(4)]
+    batch.write_text("\n".join(lines))
+    done = server.run("bros", "submit", str(batch), "-o", str(output))
+    assert done.returncode == 3, done.stderr
+    rows = [json.loads(text) for text in output.read_text().splitlines()]
+    assert len(rows) == len(lines)
+    errors = [row for row in rows if row["error"] or row["response"]["status_code"] != 200]
+    assert len(errors) == 4
+    told = json.dumps(errors)
+    for word in ("temperature", "messages", "JSON", "custom_id"):
+        assert word in told
+
+
+def test_a_batch_outlives_its_client_and_its_tokenizer(server: Server, tmp_path: Path) -> None:
+    batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
+    batch.write_text("\n".join(line(index) for index in range(80)))
+    command = server.command("bros", "submit", str(batch), "-o", str(output))
+    submit = subprocess.Popen(command, env=server.environ, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: output.exists() and output.stat().st_size > 0)
+    submit.send_signal(signal.SIGINT)
+    _, farewell = submit.communicate(timeout=30.0)
+    assert submit.returncode == 130
+    (job,) = {word for word in farewell.split() if word.startswith("batch-")}
+    subprocess.run(["kill", "-9", str(server.child("bros.brosd.tokenizer"))], check=True)
+    done = server.run("bros", "batch", "watch", job, "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    assert set(results(output)) == {f"n-{index}" for index in range(80)}
+
+
+def test_batch_jobs_go_on_after_a_restart(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server()
+    batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
+    batch.write_text("\n".join(line(index) for index in range(80)))
+    job = server.run("bros", "submit", "--detach", str(batch)).stdout.split()[-1]
+    assert server.stop("--now").returncode == 0
+    assert server.start().returncode == 0
+    done = server.run("bros", "batch", "watch", job, "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    assert set(results(output)) == {f"n-{index}" for index in range(80)}
+
+
+def test_standard_input_and_output(server: Server) -> None:
+    done = subprocess.run(
+        server.command("bros", "submit", "-"),
+        env=server.environ,
+        input=line(1) + "\n" + line(2) + "\n",
+        capture_output=True,
+        text=True,
+        timeout=120.0,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {json.loads(text)["custom_id"] for text in done.stdout.splitlines()} == {"n-1", "n-2"}
+
+
+def test_commands_without_a_daemon_say_so(make_server: MakeServer, tmp_path: Path) -> None:
+    server = make_server(start=False)
+    (tmp_path / "batch.jsonl").write_text(line(1))
+    for command in (["chat", "--once", "Hi"], ["submit", str(tmp_path / "batch.jsonl")]):
+        done = server.run("bros", *command)
+        assert done.returncode == 1
+        assert "brosd start" in done.stderr

@@ -1,0 +1,49 @@
+"""What every child of the daemon does first: end with its parent, show signs of life, log."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from bros.brosd.link import BlockingOutbox
+from bros.brosd.wire import Beat, ToDaemon
+
+BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends, even by SIGKILL."""
+    parent = os.getppid()
+    if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it ended while we asked
+        sys.exit(1)
+
+
+def start_heartbeat(runtime: Path, peer: str, generation: int) -> None:
+    """Tell the daemon every second, from a thread, that this process is alive."""
+
+    def beat() -> None:
+        outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(runtime / "daemon.sock", linger_s=0)
+        pause = threading.Event()
+        while not pause.wait(BEAT_S):
+            outbox.send(Beat(peer, generation))
+
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+
+
+def setup_logging(level: str, process: str) -> None:
+    """One line per event on standard error: time, level, process, then key=value pairs."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=level.upper(),
+        format=f"%(asctime)s %(levelname)s process={process} %(message)s",
+        force=True,
+    )

@@ -1,0 +1,223 @@
+"""`bros submit` and `bros batch` as processes, against a peer at the daemon's socket."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bros.brosd import wire
+
+Bros = Callable[..., Any]
+
+
+def write_batch(path: Path, num_lines: int, *extra: bytes) -> None:
+    good = [
+        json.dumps({"custom_id": f"r{i}", "method": "POST", "url": "/v1/chat/completions"}).encode()
+        for i in range(num_lines)
+    ]
+    path.write_bytes(b"\n".join([*good, *extra]) + b"\n")
+
+
+def custom_ids(results: bytes) -> list[str]:
+    return [json.loads(line)["custom_id"] for line in results.splitlines()]
+
+
+def test_all_lines_get_a_result_next_to_the_input(
+    tokenizer: Any, bros: Bros, tmp_path: Path
+) -> None:
+    write_batch(tmp_path / "many.jsonl", 25)
+    done = bros("submit", "many.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert custom_ids((tmp_path / "many.results.jsonl").read_bytes()) == [
+        f"r{i}" for i in range(25)
+    ]
+    summary = done.stderr.decode()
+    assert "25 of 25 lines done, 0 failed" in summary
+    assert "output tokens/s" in summary
+    assert "results: many.results.jsonl" in summary
+
+
+def test_failed_lines_have_their_own_exit_code(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    write_batch(tmp_path / "b.jsonl", 3, b"{not json", b"\xff\xfe")
+    done = bros("submit", "b.jsonl", "-o", "out.jsonl")
+    assert done.returncode == 3
+    assert b"5 of 5 lines done, 2 failed" in done.stderr
+    assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 5
+    (job,) = tokenizer.jobs.values()
+    assert job.lines[3:] == [b"{not json", b"\xff\xfe"]
+
+
+def test_standard_input_to_standard_output(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    write_batch(tmp_path / "b.jsonl", 12)
+    done = bros("submit", "-", stdin=(tmp_path / "b.jsonl").read_bytes())
+    assert done.returncode == 0
+    assert custom_ids(done.stdout) == [f"r{i}" for i in range(12)]
+
+
+def test_detach_names_the_job_to_watch(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    write_batch(tmp_path / "b.jsonl", 12)
+    done = bros("submit", "b.jsonl", "--detach")
+    job = done.stdout.decode().strip()
+    assert list(tokenizer.jobs) == [job]
+    assert not (tmp_path / "b.results.jsonl").exists()
+    watched = bros("batch", "watch", job, "-o", "-")
+    assert watched.returncode == 0
+    assert len(custom_ids(watched.stdout)) == 12
+
+
+def test_an_old_output_is_replaced(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    write_batch(tmp_path / "b.jsonl", 2)
+    (tmp_path / "out.jsonl").write_text("old\n" * 100)
+    assert bros("submit", "b.jsonl", "-o", "out.jsonl").returncode == 0
+    assert custom_ids((tmp_path / "out.jsonl").read_bytes()) == ["r0", "r1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["missing.jsonl"], "missing.jsonl: No such file or directory"),
+        (["."], "Is a directory"),
+        (["empty.jsonl"], "empty.jsonl has no lines"),
+        (["b.jsonl", "-o", "b.jsonl"], "b.jsonl is the input"),
+        (["b.jsonl", "-o", "no/such/out"], "no/such/out: No such file or directory"),
+        (["b.jsonl", "-o", "out", "--detach"], "--detach writes no results"),
+        (["-"], "standard input has no lines"),
+    ],
+)
+def test_bad_files_cost_one_line(
+    tokenizer: Any, bros: Bros, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    write_batch(tmp_path / "b.jsonl", 1)
+    (tmp_path / "empty.jsonl").touch()
+    before = (tmp_path / "b.jsonl").read_bytes()
+    done = bros("submit", *arguments)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: ")
+    assert reason in line
+    assert not tokenizer.jobs
+    assert (tmp_path / "b.jsonl").read_bytes() == before
+
+
+def test_ctrl_c_tells_how_to_resume_and_that_works(
+    tokenizer: Any, bros: Bros, start_bros: Bros, tmp_path: Path
+) -> None:
+    write_batch(tmp_path / "b.jsonl", 25)
+    tokenizer.hold_at = 12
+    process = start_bros("submit", "b.jsonl", "-o", "my out.jsonl")
+    tokenizer.wait_for(wire.JobFetch, 4)  # the client waits for lines that do not come
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].decode()
+    assert process.returncode == 130
+    assert "12 of 25 lines done" in said
+    assert len((tmp_path / "my out.jsonl").read_bytes().splitlines()) == 12
+    tokenizer.hold_at = 25
+    (command,) = [line for line in said.splitlines() if "batch watch" in line]
+    program, *arguments = shlex.split(command.partition(":")[2])
+    assert program == "bros"
+    assert bros(*arguments).returncode == 0
+    assert len(set(custom_ids((tmp_path / "my out.jsonl").read_bytes()))) == 25
+
+
+def test_ctrl_c_while_sending_submits_nothing(
+    tokenizer: Any, start_bros: Bros, tmp_path: Path
+) -> None:
+    import subprocess
+
+    process = start_bros("submit", "-", stdin=subprocess.PIPE)
+    process.stdin.write(b"{}\n" * 600)
+    process.stdin.flush()
+    tokenizer.wait_for(wire.JobPut)
+    process.send_signal(signal.SIGINT)
+    assert b"nothing was submitted" in process.communicate()[1]
+    assert process.returncode == 130
+    (job,) = tokenizer.jobs.values()
+    assert job.cancelled
+    assert not job.closed
+
+
+def test_results_go_on_after_a_tokenizer_restart(
+    tokenizer: Any, start_bros: Bros, tmp_path: Path
+) -> None:
+    write_batch(tmp_path / "b.jsonl", 25)
+    tokenizer.hold_at = 12
+    process = start_bros("submit", "b.jsonl", "-o", "out.jsonl")
+    tokenizer.wait_for(wire.JobFetch, 4)
+    tokenizer.stop()
+    tokenizer.hold_at = 25
+    tokenizer.start()
+    said = process.communicate()[1]
+    assert process.returncode == 0, said
+    assert custom_ids((tmp_path / "out.jsonl").read_bytes()) == [f"r{i}" for i in range(25)]
+
+
+def test_a_cancelled_job_is_an_error(
+    tokenizer: Any, bros: Bros, start_bros: Bros, tmp_path: Path
+) -> None:
+    write_batch(tmp_path / "b.jsonl", 25)
+    tokenizer.hold_at = 12
+    process = start_bros("submit", "b.jsonl")
+    tokenizer.wait_for(wire.JobFetch, 4)
+    (job,) = tokenizer.jobs
+    assert b"is cancelled: 12 of 25 lines are done" in bros("batch", "cancel", job).stdout
+    assert b"13 lines without result" in process.communicate()[1]
+    assert process.returncode == 1
+
+
+def test_jobs_are_listed(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    assert bros("batch", "list").stdout.strip() == b"no batch jobs"
+    write_batch(tmp_path / "b.jsonl", 4)
+    bros("submit", "b.jsonl")
+    (job,) = json.loads(bros("batch", "list", "--json").stdout)
+    assert (job["state"], job["total"], job["completed"]) == ("completed", 4, 4)
+    assert job["job"].encode() in bros("batch", "list").stdout
+
+
+def test_watching_no_job_leaves_the_output_alone(
+    tokenizer: Any, bros: Bros, tmp_path: Path
+) -> None:
+    (tmp_path / "out.jsonl").write_text("precious")
+    done = bros("batch", "watch", "nope", "-o", "out.jsonl")
+    assert (done.returncode, done.stderr) == (1, b"error: no job nope\n")
+    assert (tmp_path / "out.jsonl").read_text() == "precious"
+
+
+def test_without_a_daemon(bros: Bros, tmp_path: Path) -> None:
+    write_batch(tmp_path / "b.jsonl", 1)
+    for arguments in (["submit", "b.jsonl"], ["batch", "list"], ["status"], ["chat", "--once=a"]):
+        done = bros(*arguments)
+        assert done.returncode == 1
+        (line,) = done.stderr.decode().splitlines()
+        assert "brosd start" in line
+
+
+def test_usage_errors_are_2(bros: Bros) -> None:
+    assert bros("submit").returncode == 2
+    assert bros("status", "--set", "server.prot=1").returncode == 2
+    assert b"did you mean port" in bros("status", "--set", "server.prot=1").stderr
+
+
+def test_status(tokenizer: Any, bros: Bros) -> None:
+    assert json.loads(bros("status", "--json").stdout)["rt"]["running"] == 2
+    shown = bros("status").stdout.decode()
+    assert "ready, up 1:02:03" in shown
+    assert "best-effort" in shown
+
+
+def test_help_does_not_load_what_it_does_not_need(bros: Bros) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, contextlib\nfrom bros.cli.app import app\n"
+        "with contextlib.suppress(SystemExit): app(['--help'])\n"
+        "print(sorted({'torch', 'transformers', 'numpy', 'zmq', 'asyncio'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.splitlines()[-1] == b"[]"

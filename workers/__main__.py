@@ -1,0 +1,47 @@
+"""`python -m bros.workers`: the worker process, as the daemon starts it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from bros.brosd.child import die_with_parent, setup_logging, start_heartbeat
+from bros.brosd.config import Config, restore
+
+
+def set_threads(config: Config) -> None:
+    """Share the cores between torch and Numba: one of them works at a time.
+
+    Set through the environment, before either is imported.
+    """
+    threads = config.worker.threads or len(os.sched_getaffinity(0))
+    os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
+    os.environ["NUMBA_CACHE_DIR"] = str(config.cache / "numba")
+
+
+def main() -> int:
+    """Parse the daemon's arguments and run."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--runtime-dir", type=Path, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--generation", type=int, required=True)
+    arguments = parser.parse_args()
+
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then tells us
+    config = restore(arguments.runtime_dir / "config.json")
+    set_threads(config)
+    from bros.workers.loop import Identity, Worker
+
+    identity = Identity(arguments.index, arguments.generation)
+    setup_logging(config.log.level, identity.peer)
+    start_heartbeat(config.runtime, identity.peer, identity.generation)
+    return Worker(config, arguments.model, identity).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

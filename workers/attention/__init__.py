@@ -1,0 +1,1 @@
+"""Attention over the paged KV pool: one interface, implementations that agree with each other."""

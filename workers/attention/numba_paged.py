@@ -1,0 +1,201 @@
+"""Attention on CPU: Numba kernels that read the paged pool in place, in bfloat16 or float32.
+
+Work is cut into tiles of up to 16 queries of one row, times KV heads. A tile walks over its row's
+blocks once with an online softmax; each key is converted once for all queries and for all heads of
+its group. bfloat16 is read as uint16: its bits are the upper half of a float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from bros.workers.attention.interface import AttentionBatch, KvPool
+
+TILE = 16
+LOG2_E = np.float32(1.4426950408889634)
+LOWEST = np.float32(-1e30)  # finite: the difference of two of them is 0, not NaN
+
+
+@intrinsic
+def _float_of_bits(_: Any, bits: Any) -> Any:
+    """Reinterpret a uint32 as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@njit(inline="always")
+def _load_bfloat16(x: Any) -> Any:
+    return _float_of_bits(np.uint32(x) << np.uint32(16))
+
+
+@njit(inline="always")
+def _load_float32(x: Any) -> Any:
+    return x
+
+
+@njit(inline="always", fastmath=True)
+def _exp(x: Any) -> Any:
+    """e**x for x <= 0, to float32 precision: a polynomial for the fraction, bits for the rest."""
+    y = max(x * LOG2_E, np.float32(-126.0))
+    whole = np.floor(y + np.float32(0.5))
+    f = y - whole
+    p = np.float32(1.5403530e-4)
+    p = p * f + np.float32(1.3333558e-3)
+    p = p * f + np.float32(9.6181291e-3)
+    p = p * f + np.float32(5.5504109e-2)
+    p = p * f + np.float32(2.4022651e-1)
+    p = p * f + np.float32(6.9314718e-1)
+    p = p * f + np.float32(1.0)
+    return p * _float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+
+
+@njit(cache=True)
+def _store(k: Any, v: Any, keys: Any, values: Any, blocks: Any, slots: Any) -> None:
+    """Write new keys and values, as bits, to their places."""
+    for i in range(len(blocks)):
+        for head in range(k.shape[1]):
+            for d in range(k.shape[2]):
+                keys[blocks[i], head, d, slots[i]] = k[i, head, d]
+                values[blocks[i], head, slots[i], d] = v[i, head, d]
+
+
+@cache
+def _make_kernel(B: int, D: int, G: int, bfloat16: bool) -> Callable[..., None]:  # noqa: C901
+    """The kernel for one block size, head size and group size: as constants, loops unroll.
+
+    One loop nest, kept in one piece: calls in it would have to pass its scratch arrays around.
+    """
+    load = _load_bfloat16 if bfloat16 else _load_float32
+
+    @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+    def kernel(  # noqa: C901
+        q: Any,  # (queries, heads, D)
+        keys: Any,  # (blocks, kv_heads, D, B)
+        values: Any,  # (blocks, kv_heads, B, D)
+        tables: Any,  # (rows, blocks)
+        reverse: Any,  # (rows,)
+        tiles: Any,  # (tiles, 4): row, first query, number of queries, position of the first
+        scale: Any,
+        out: Any,  # (queries, heads, D), float32
+    ) -> None:
+        kv_heads = keys.shape[1]
+        for task in prange(len(tiles) * kv_heads):
+            row, first, count, start = tiles[task // kv_heads]
+            head = task % kv_heads
+            qs = np.empty((TILE * G, D), np.float32)
+            acc = np.zeros((TILE * G, D), np.float32)
+            highest = np.full(TILE * G, LOWEST, np.float32)
+            total = np.zeros(TILE * G, np.float32)
+            kb = np.empty((D, B), np.float32)
+            vb = np.empty((B, D), np.float32)
+            s = np.empty(B, np.float32)
+            for r in range(count * G):
+                for d in range(D):
+                    qs[r, d] = load(q[first + r // G, head * G + r % G, d]) * scale
+            for j in range((start + count - 1) // B + 1):
+                block = tables[row, j]
+                for d in range(D):
+                    for slot in range(B):
+                        kb[d, slot] = load(keys[block, head, d, slot])
+                for slot in range(B):
+                    for d in range(D):
+                        vb[slot, d] = load(values[block, head, slot, d])
+                for r in range(count * G):
+                    valid = min(B, start + r // G - j * B + 1)
+                    if valid <= 0:
+                        continue
+                    s[:] = 0
+                    for d in range(D):
+                        for slot in range(B):
+                            s[slot] += qs[r, d] * kb[d, slot]
+                    if valid < B:  # the newest block: slots beyond the query hold other tokens
+                        if reverse[row]:
+                            s[: B - valid] = LOWEST
+                        else:
+                            s[valid:] = LOWEST
+                    top = highest[r]
+                    for slot in range(B):
+                        top = max(top, s[slot])
+                    if top > highest[r]:
+                        shrink = _exp(highest[r] - top)
+                        total[r] *= shrink
+                        for d in range(D):
+                            acc[r, d] *= shrink
+                        highest[r] = top
+                    for slot in range(B):
+                        s[slot] = _exp(s[slot] - top)
+                    for slot in range(B):
+                        total[r] += s[slot]
+                        for d in range(D):
+                            acc[r, d] += s[slot] * vb[slot, d]
+            for r in range(count * G):
+                share = np.float32(1) / total[r]
+                for d in range(D):
+                    out[first + r // G, head * G + r % G, d] = acc[r, d] * share
+
+    compiled: Callable[..., None] = kernel
+    return compiled
+
+
+def _bits(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's memory as an array that Numba knows: bfloat16 as uint16."""
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
+
+
+class NumbaAttention:
+    """See `Attention`. Kernels compile at their first call and are cached on disk."""
+
+    def __init__(self, pool: KvPool) -> None:
+        self._keys = [_bits(keys) for keys in pool.keys]
+        self._values = [_bits(values) for values in pool.values]
+        self._bfloat16 = pool.keys[0].dtype is torch.bfloat16
+
+    def begin(self, batch: AttentionBatch) -> None:
+        self._batch = batch
+        self._tiles = tiles_of(batch)
+        self._blocks, self._slots = batch.places(batch.positions, batch.row_of_query)
+
+    def __call__(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
+    ) -> torch.Tensor:
+        keys, values = self._keys[layer], self._values[layer]
+        _store(_bits(k), _bits(v), keys, values, self._blocks, self._slots)
+        out = torch.empty(q.shape, dtype=torch.float32)
+        _, heads, head_dim = q.shape
+        kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1], self._bfloat16)
+        kernel(
+            _bits(q),
+            keys,
+            values,
+            self._batch.tables,
+            self._batch.reverse,
+            self._tiles,
+            np.float32(scale),
+            out.numpy(),
+        )
+        return out.to(q.dtype)
+
+
+def tiles_of(batch: AttentionBatch) -> np.ndarray:
+    """Cut each row's queries into tiles: (tiles, 4) of row, first query, count, position."""
+    tiles = [
+        (row, offset + at, min(TILE, count - at), start + at)
+        for row, (offset, start, count) in enumerate(
+            zip(batch.offsets[:-1], batch.starts, batch.counts, strict=True)
+        )
+        for at in range(0, count, TILE)
+    ]
+    return np.array(tiles, dtype=np.int32)

@@ -1,0 +1,203 @@
+"""Runs the iterations of one device: a transformers model around our attention.
+
+Knows rows and their tokens; nothing of requests, classes or deadlines. One forward per iteration
+mixes decodes and prompt chunks, packed into a single row of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+
+from bros.brosd.config import Config
+from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
+from bros.kv import BlockTableView, Klass
+from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
+from bros.workers.sampler import Draw, sample
+from bros.workers.shape import ModelShape
+
+DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+ATTENTION_NAME = "bros_paged"
+
+
+@dataclass
+class Row:
+    """The known tokens of a sequence: `tokens[:length]`, of which `num_prompt` are its prompt."""
+
+    tokens: np.ndarray  # (max_len,), int32
+    length: int
+    num_prompt: int
+    sampling: Sampling
+
+    def append(self, token: int) -> None:
+        self.tokens[self.length] = token
+        self.length += 1
+
+    def draw(self) -> Draw:
+        return Draw(self.sampling, self.tokens[: self.length], self.num_prompt)
+
+
+def _attend(
+    module: torch.nn.Module,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    paged: Attention,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: (1, heads, tokens, head_dim) in, (1, tokens, ...) out."""
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    packed = (tensor[0].transpose(0, 1).contiguous() for tensor in (q, k, v))
+    return paged(layer, *packed, scale=scaling)[None], None
+
+
+AttentionInterface.register(ATTENTION_NAME, _attend)
+AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)  # the kernels mask
+
+
+class Executor:
+    """The model, its KV pool, and the rows that it knows."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        """Load the model. UnsupportedModel if its attention is not ours to compute."""
+        self._config = config
+        self._dtype = DTYPES[config.model.dtype]
+        self.shape = ModelShape.of(folder)
+        self._model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=self._dtype,
+            attn_implementation=ATTENTION_NAME,
+            local_files_only=True,
+        ).eval()
+        self._rows: dict[int, Row] = {}
+        self._view: BlockTableView | None = None
+        self._attention: Attention | None = None
+        self._max_len = 0
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token, in all layers."""
+        shape = self.shape
+        return KvPool.bytes_per_token(shape.num_layers, shape.kv_heads, shape.head_dim, self._dtype)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that the configured pool has."""
+        kv = self._config.kv
+        return kv.num_blocks or kv.pool_bytes // (self.kv_bytes_per_token * kv.block_size)
+
+    @property
+    def max_len(self) -> int:
+        """Tokens that one sequence may have, by model, configuration and pool."""
+        limits = [self.shape.max_len, self.num_blocks * self._config.kv.block_size]
+        if self._config.model.max_len is not None:
+            limits.append(self._config.model.max_len)
+        return min(limits)
+
+    def attach(self, view: BlockTableView) -> None:
+        """Allocate the pool that `view` describes."""
+        geometry, shape = view.geometry, self.shape
+        pool = KvPool(
+            shape.num_layers,
+            geometry.num_blocks,
+            geometry.block_size,
+            shape.kv_heads,
+            shape.head_dim,
+            self._dtype,
+        )
+        self._attention = make_attention(self._config.worker.attention, pool)
+        self._view = view
+        self._max_len = geometry.max_len
+
+    def warm_up(self) -> None:
+        """Compile kernels and let libraries choose theirs: a chunk and a decode, in block 0."""
+        for count in (min(32, self._max_len), 1):
+            batch = AttentionBatch(
+                starts=np.zeros(1, np.int32),
+                counts=np.array([count], np.int32),
+                tables=np.zeros((1, self._blocks_for(count)), np.int32),
+                reverse=np.zeros(1, np.bool_),
+                block_size=self._config.kv.block_size,
+            )
+            logits = self._forward(np.zeros(count, np.int32), batch, np.array([count - 1]))
+            sample(logits, [Draw(Sampling(), np.zeros(1, np.int32), 1)])
+
+    def step(self, plan: StepPlan) -> list[int]:
+        """Run one iteration; the sampled ids, in plan order, of the rows that sampled."""
+        for fresh in plan.fresh:
+            self._rows[fresh.row] = self._known(fresh)
+        rows, starts, counts = (
+            unpack_ids(column) for column in (plan.rows, plan.starts, plan.counts)
+        )
+        batch = self._batch(rows, starts, counts)
+        known = [self._rows[int(row)] for row in rows]
+        ids = np.concatenate(
+            [row.tokens[s : s + n] for row, s, n in zip(known, starts, counts, strict=True)]
+        )
+        ends = starts + counts
+        sampling = np.array([end == row.length for row, end in zip(known, ends, strict=True)])
+        last = batch.offsets[1:][sampling] - 1
+        logits = self._forward(ids, batch, last)
+        sampled = [row for row, samples in zip(known, sampling, strict=True) if samples]
+        tokens: list[int] = sample(logits, [row.draw() for row in sampled]).tolist()
+        for row, token in zip(sampled, tokens, strict=True):
+            if row.length < len(row.tokens):
+                row.append(token)
+        return tokens
+
+    def _known(self, fresh: Fresh) -> Row:
+        tokens = np.empty(self._max_len, np.int32)
+        known = unpack_ids(fresh.tokens)
+        tokens[: len(known)] = known
+        return Row(tokens, len(known), fresh.num_prompt, fresh.sampling)
+
+    def _batch(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> AttentionBatch:
+        """Read the rows' blocks from the shared table, which the plan says are in place."""
+        if self._view is None:
+            raise RuntimeError("attach() first")
+        width = self._blocks_for(int((starts + counts).max()))
+        return AttentionBatch(
+            starts=starts,
+            counts=counts,
+            tables=self._view.blocks[rows, :width],
+            reverse=self._view.klass[rows] == Klass.BE,
+            block_size=self._config.kv.block_size,
+        )
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._config.kv.block_size)
+
+    @torch.inference_mode()
+    def _forward(self, ids: np.ndarray, batch: AttentionBatch, last: np.ndarray) -> torch.Tensor:
+        """Logits (len(last), vocabulary), float32, after the queries `last` of the batch."""
+        if self._attention is None:
+            raise RuntimeError("attach() first")
+        self._attention.begin(batch)
+        output = self._model(
+            input_ids=torch.from_numpy(ids).long()[None],
+            position_ids=torch.from_numpy(batch.positions).long()[None],
+            use_cache=False,
+            logits_to_keep=torch.from_numpy(last).long(),
+            paged=self._attention,
+        )
+        logits: torch.Tensor = output.logits[0].float()
+        return logits
+
+
+def make_attention(name: str, pool: KvPool) -> Attention:
+    """The configured implementation over a pool; `auto` is the fastest that there is."""
+    if name == "torch":
+        from bros.workers.attention.torch_reference import TorchAttention
+
+        return TorchAttention(pool)
+    from bros.workers.attention.numba_paged import NumbaAttention
+
+    return NumbaAttention(pool)

@@ -1,0 +1,30 @@
+"""`python -m bros.workers.fetch NAME CACHE`: print the local folder of a model, fetched if need be.
+
+A process of its own, so that the daemon can ask for a model without loading torch.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from bros.workers.models import ModelError, resolve
+
+
+def main() -> int:
+    """The folder goes to standard output, everything else to standard error."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    _, name, cache = sys.argv
+    try:
+        folder = resolve(name, Path(cache))
+    except (ModelError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

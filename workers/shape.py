@@ -1,0 +1,63 @@
+"""What a model's configuration says that the executor must know, and what we must refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+
+class UnsupportedModel(ValueError):
+    """The model would run, and be wrong: some layer does not attend as our kernels do."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of the attention layers. `max_len` is in tokens."""
+
+    num_layers: int
+    kv_heads: int
+    head_dim: int
+    max_len: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, folder: Path) -> ModelShape:
+        """Read a Hugging Face folder. UnsupportedModel says which part is not supported."""
+        config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
+        _refuse_unsupported(config)
+        heads = config.num_attention_heads
+        return cls(
+            num_layers=config.num_hidden_layers,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            max_len=_max_len(config),
+            vocab_size=config.vocab_size,
+        )
+
+
+def _refuse_unsupported(config: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ()) - {
+        "full_attention",
+        "sliding_attention",
+    }
+    problems = {
+        "encoder-decoder models": getattr(config, "is_encoder_decoder", False),
+        "soft-capped attention logits": getattr(config, "attn_logit_softcapping", None),
+        f"layers of type {', '.join(sorted(kinds))}": bool(kinds),
+        "latent attention (MLA)": getattr(config, "kv_lora_rank", None),
+    }
+    found = [problem for problem, present in problems.items() if present]
+    if found:
+        raise UnsupportedModel(f"{config.model_type}: {found[0]} are not supported")
+
+
+def _max_len(config: Any) -> int:
+    """The model's own limit; up to its window, a sliding layer attends to everything."""
+    limits = [int(config.max_position_embeddings)]
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True):
+        limits.append(int(window))
+    return min(limits)

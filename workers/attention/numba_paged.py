@@ -1,8 +1,9 @@
-"""Attention on CPU: Numba kernels that read the paged pool in place, in bfloat16 or float32.
+"""Attention on CPU: a Numba kernel that reads the paged pool in place, in bfloat16 or float32.
 
-Work is cut into tiles of up to 16 queries of one row, times KV heads. A tile walks over its row's
-blocks once with an online softmax; each key is converted once for all queries and for all heads of
-its group. bfloat16 is read as uint16: its bits are the upper half of a float32.
+For decodes and short chunks; long chunks go to `chunks`, which is faster for them. Work is cut
+into tiles of up to `TILE` queries of one row, times KV heads. A tile walks over its row's blocks
+once with an online softmax; each key is converted once for all queries and for all heads of its
+group. bfloat16 is read as uint16: its bits are the upper half of a float32.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
 
+from bros.workers.attention.chunks import Chunk
 from bros.workers.attention.interface import AttentionBatch, KvPool
 
-TILE = 16
+TILE = 8
+CHUNK_MIN = 16  # queries of a row from which gathering its keys pays (measured)
 LOG2_E = np.float32(1.4426950408889634)
 LOWEST = np.float32(-1e30)  # finite: the difference of two of them is 0, not NaN
 
@@ -159,6 +162,7 @@ class NumbaAttention:
     """See `Attention`. Kernels compile at their first call and are cached on disk."""
 
     def __init__(self, pool: KvPool) -> None:
+        self._pool = pool
         self._keys = [_bits(keys) for keys in pool.keys]
         self._values = [_bits(values) for values in pool.values]
         self._bfloat16 = pool.keys[0].dtype is torch.bfloat16
@@ -166,6 +170,9 @@ class NumbaAttention:
     def begin(self, batch: AttentionBatch) -> None:
         self._batch = batch
         self._tiles = tiles_of(batch)
+        self._chunks = [
+            Chunk(batch, row) for row in range(len(batch.counts)) if batch.counts[row] >= CHUNK_MIN
+        ]
         self._blocks, self._slots = batch.places(batch.positions, batch.row_of_query)
 
     def __call__(
@@ -173,29 +180,35 @@ class NumbaAttention:
     ) -> torch.Tensor:
         keys, values = self._keys[layer], self._values[layer]
         _store(_bits(k), _bits(v), keys, values, self._blocks, self._slots)
-        out = torch.empty(q.shape, dtype=torch.float32)
-        _, heads, head_dim = q.shape
-        kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1], self._bfloat16)
-        kernel(
-            _bits(q),
-            keys,
-            values,
-            self._batch.tables,
-            self._batch.reverse,
-            self._tiles,
-            np.float32(scale),
-            out.numpy(),
-        )
-        return out.to(q.dtype)
+        out = torch.empty_like(q)
+        if len(self._tiles):
+            _, heads, head_dim = q.shape
+            kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1], self._bfloat16)
+            single = torch.empty(q.shape, dtype=torch.float32)
+            kernel(
+                _bits(q),
+                keys,
+                values,
+                self._batch.tables,
+                self._batch.reverse,
+                self._tiles,
+                np.float32(scale),
+                single.numpy(),
+            )
+            out.copy_(single)
+        for chunk in self._chunks:
+            chunk.attend(q, self._pool.keys[layer], self._pool.values[layer], scale, out)
+        return out
 
 
 def tiles_of(batch: AttentionBatch) -> np.ndarray:
-    """Cut each row's queries into tiles: (tiles, 4) of row, first query, count, position."""
+    """Cut the queries of short rows into tiles: (tiles, 4) of row, first query, count, position."""
     tiles = [
         (row, offset + at, min(TILE, count - at), start + at)
         for row, (offset, start, count) in enumerate(
             zip(batch.offsets[:-1], batch.starts, batch.counts, strict=True)
         )
+        if count < CHUNK_MIN
         for at in range(0, count, TILE)
     ]
-    return np.array(tiles, dtype=np.int32)
+    return np.array(tiles, dtype=np.int32).reshape(-1, 4)

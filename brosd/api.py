@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -127,12 +126,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -143,10 +137,10 @@ class Client:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def ask(self, url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def ask(self, url: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
         """The JSON objects of the answer to an OpenAI request: one, or a stream's chunks.
 
-        Closing the iterator early stops the request. Raises ApiError, ConnectionLost, NotRunning.
+        Closing the generator early stops the request. Raises ApiError, ConnectionLost, NotRunning.
         """
         rid = next(self._rids)
         self._drain_events()
@@ -169,6 +163,9 @@ class Client:
                         )
                     case None:
                         self._check_there()
+                    case Refused() as refusal:
+                        last = True
+                        raise _refused(refusal)
                     case message:
                         raise _unexpected(type(message).__name__)
         finally:
@@ -216,7 +213,7 @@ class Client:
             if isinstance(answer, kind):
                 return answer
             if isinstance(answer, Refused):
-                raise ApiError(400, {"code": answer.code, "message": answer.message})
+                raise _refused(answer)
             if answer is not None:
                 raise _unexpected(type(answer).__name__)
             self._check_there(began_s)
@@ -232,7 +229,8 @@ class Client:
         ready = dict(self._poller.poll(TICK_MS))
         if self._socket in ready:  # first what arrived before the connection broke
             message = self._decode(self._socket.recv())
-            return message if message.rid == rid else None  # others: answers to a repetition
+            # 0: a message that the server could not read. Others: answers to a repetition.
+            return message if message.rid in (rid, 0) else None
         if self._monitor in ready:
             self._on_event()
         return None
@@ -262,9 +260,9 @@ class Client:
         if since_s is None:
             return
         waited_s = time.monotonic() - since_s
-        if self._away_since_s is not None and waited_s > self._grace_s:
-            if running_pid(self._runtime) is None:
-                raise NotRunning(self._runtime)
+        away = self._away_since_s is not None and waited_s > self._grace_s
+        if away and running_pid(self._runtime) is None:
+            raise NotRunning(self._runtime)
         if waited_s > PATIENCE_S:
             raise ClientError(
                 f"the daemon in {self._runtime} did not answer for {PATIENCE_S:.0f} s: see its log"
@@ -290,6 +288,10 @@ def _api_error(status: int, content: bytes) -> ApiError:
         return ApiError(status, error if isinstance(error, dict) else {"message": str(error)})
     except (msgspec.DecodeError, KeyError, TypeError):
         return ApiError(status, {"message": content.decode(errors="replace")[:500]})
+
+
+def _refused(refusal: Refused) -> ApiError:
+    return ApiError(400, {"code": refusal.code, "message": refusal.message})
 
 
 def _unexpected(what: str) -> ClientError:

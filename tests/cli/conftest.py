@@ -131,13 +131,13 @@ class FakeTokenizer:
             if self._socket.poll(POLL_MS):
                 peer, frame = self._socket.recv_multipart()
                 message = decoder.decode(frame)
+                with self._news:  # before the answer, which is what a test waits for
+                    self.seen.append(message)
+                    self._news.notify_all()
                 if self.deaf:
                     self.deaf -= 1
                 else:
                     self._handle(peer, message)
-                with self._news:
-                    self.seen.append(message)
-                    self._news.notify_all()
             for key in list(self._streams):
                 self._pour(key)
         self._socket.close()

@@ -191,6 +191,16 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
         Client(folder)
 
 
+def test_a_message_that_the_server_cannot_read(client: Client, tokenizer: Any) -> None:
+    """It cannot know the message's rid, so it names none."""
+    refusal = wire.Refused(rid=0, code="bad_message", message="which version is this?")
+    tokenizer._handle = lambda peer, message: tokenizer._send(peer, refusal)
+    with pytest.raises(ApiError, match="which version"):
+        client.status()
+    with pytest.raises(ApiError, match="which version"):
+        list(client.ask(URL, question("hi")))
+
+
 def test_a_peer_of_another_version(client: Client, tokenizer: Any) -> None:
     def gibberish(peer: bytes, message: Any) -> None:
         tokenizer._socket.send_multipart([peer, b"\x93\xa5hello\x01\x02"])

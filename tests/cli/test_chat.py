@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -108,6 +109,7 @@ class Terminal:
             preexec_fn=lambda: os.login_tty(child),
         )
         os.close(child)
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self.raw = ""
         self._text = ""
 
@@ -126,9 +128,9 @@ class Terminal:
         return before
 
     def _read(self) -> None:
-        piece = os.read(self._fd, 65536).decode(errors="replace")
+        piece = self._decode(os.read(self._fd, 65536))
         self.raw += piece
-        self._text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", piece)
+        self._text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", self._text + piece)
 
     def close(self) -> None:
         os.close(self._fd)

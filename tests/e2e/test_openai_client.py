@@ -58,8 +58,7 @@ def test_completion_of_text_and_of_ids(client: openai.OpenAI, tier: str) -> None
         prompt="Once upon a time",
         max_tokens=12,
         temperature=0,
-        service_tier=tier,  # type: ignore[call-overload]
-        extra_body={"return_token_ids": True},
+        extra_body={"return_token_ids": True, "service_tier": tier},
     )
     choice = by_text.choices[0]
     by_ids = client.completions.create(

@@ -1,0 +1,136 @@
+"""What OpenAI's answers look like: the JSON objects of both endpoints, whole and in chunks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from bros.brosd.tokenizer.engine import Delta
+
+Json = dict[str, Any]
+
+
+def usage(num_prompt: int, num_output: int) -> Json:
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_output,
+        "total_tokens": num_prompt + num_output,
+    }
+
+
+@dataclass
+class Answer:
+    """One answer in the making. `prompts` are the token ids of each choice's prompt."""
+
+    model: str
+    service_tier: str
+    prompts: list[list[int]]
+    with_token_ids: bool = False
+    id: str = ""
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    chunk_object: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        self.id = self.id or f"{self.id_prefix}-{uuid.uuid4().hex}"
+
+    @property
+    def num_prompt(self) -> int:
+        return sum(len(prompt) for prompt in self.prompts)
+
+    def whole(self, choices: list[Delta], num_output: int) -> Json:
+        """The answer of a request that does not stream: all text of choice i in `choices[i]`."""
+        body = self._frame(self.whole_object, [self.choice(choice) for choice in choices])
+        return body | {"usage": usage(self.num_prompt, num_output)}
+
+    def chunk(self, delta: Delta) -> Json:
+        """A piece of one choice."""
+        return self._frame(self.chunk_object, [self.choice_delta(delta)])
+
+    def opening(self) -> list[Json]:
+        """Chunks that precede the text."""
+        raise NotImplementedError
+
+    def closing(self, num_output: int) -> Json:
+        """The chunk with the usage, after all text."""
+        return self._frame(self.chunk_object, []) | {"usage": usage(self.num_prompt, num_output)}
+
+    def choice(self, delta: Delta) -> Json:
+        raise NotImplementedError
+
+    def choice_delta(self, delta: Delta) -> Json:
+        raise NotImplementedError
+
+    def _frame(self, kind: str, choices: list[Json]) -> Json:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "service_tier": self.service_tier,
+            "choices": choices,
+        }
+
+    def _choice(self, delta: Delta, content: Json) -> Json:
+        choice: Json = {"index": delta.index, **content, "logprobs": None}
+        choice["finish_reason"] = delta.finish
+        if self.with_token_ids:
+            choice["token_ids"] = delta.tokens
+        return choice
+
+
+class ChatAnswer(Answer):
+    """POST /v1/chat/completions."""
+
+    id_prefix = "chatcmpl"
+    whole_object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+
+    def whole(self, choices: list[Delta], num_output: int) -> Json:
+        return super().whole(choices, num_output) | self._prompt_ids()
+
+    def opening(self) -> list[Json]:
+        role = {"role": "assistant", "content": ""}
+        choices = [
+            self._choice(Delta(index, "", []), {"delta": role})
+            for index in range(len(self.prompts))
+        ]
+        return [self._frame(self.chunk_object, choices) | self._prompt_ids()]
+
+    def choice(self, delta: Delta) -> Json:
+        message = {"role": "assistant", "content": delta.text, "refusal": None}
+        return self._choice(delta, {"message": message})
+
+    def choice_delta(self, delta: Delta) -> Json:
+        return self._choice(delta, {"delta": {"content": delta.text} if delta.text else {}})
+
+    def _prompt_ids(self) -> Json:
+        return {"prompt_token_ids": self.prompts[0]} if self.with_token_ids else {}
+
+
+class CompletionAnswer(Answer):
+    """POST /v1/completions."""
+
+    id_prefix = "cmpl"
+    whole_object = "text_completion"
+    chunk_object = "text_completion"
+
+    def opening(self) -> list[Json]:
+        """Only if token ids are wanted: those of the prompts."""
+        if not self.with_token_ids:
+            return []
+        choices = [self.choice(Delta(index, "", [])) for index in range(len(self.prompts))]
+        return [self._frame(self.chunk_object, choices)]
+
+    def choice(self, delta: Delta) -> Json:
+        choice = self.choice_delta(delta)
+        if self.with_token_ids:
+            choice["prompt_token_ids"] = self.prompts[delta.index]
+        return choice
+
+    def choice_delta(self, delta: Delta) -> Json:
+        return self._choice(delta, {"text": delta.text})

@@ -1,0 +1,74 @@
+"""Errors as OpenAI clients know them; every one about a request names the field that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+RETRY_AFTER_S = 1
+
+
+class ApiError(Exception):
+    """A request cannot be served: an HTTP status and OpenAI's error object."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's `type` of the error."""
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        error = {
+            "message": self.message,
+            "type": self.kind,
+            "param": self.param,
+            "code": self.code,
+        }
+        return {"error": error}
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode(self.content)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
+
+
+def invalid(param: str, problem: str, code: str = "invalid_value") -> ApiError:
+    """A 400 about the field `param`."""
+    return ApiError(400, f"Invalid '{param}': {problem}", param=param, code=code)
+
+
+def too_large(max_body_bytes: int) -> ApiError:
+    message = f"The body is larger than {max_body_bytes} bytes (server.max_body_bytes)"
+    return ApiError(413, message, param="body", code="body_too_large")
+
+
+def no_such_url(url: str) -> ApiError:
+    return ApiError(404, f"No such URL: {url}", param="url", code="unknown_url")
+
+
+def shutting_down() -> ApiError:
+    return ApiError(503, "The server is shutting down", code="shutting_down")
+
+
+def starting() -> ApiError:
+    return ApiError(503, "The server is starting: its model is not loaded yet", code="starting")
+
+
+def internal() -> ApiError:
+    message = "The server failed on this request; its log says why"
+    return ApiError(500, message, code="internal_error")

@@ -1,0 +1,173 @@
+"""The HTTP front door: OpenAI's URLs on starlette. A client that leaves aborts its request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import aclosing, suppress
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from bros.brosd.tokenizer.engine import Engine
+from bros.brosd.tokenizer.errors import ApiError, no_such_url, too_large
+from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
+
+LINGER_S = 1.0
+SSE_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
+    """The ASGI application."""
+
+    async def models(request: Request) -> Response:
+        return JSONResponse(api.models())
+
+    async def model(request: Request) -> Response:
+        return JSONResponse(api.describe(request.path_params["model"]))
+
+    async def health(request: Request) -> Response:
+        state = engine.stats.state if engine.stats else "starting"
+        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+
+    posts = [
+        Route(url, Generate(api, url, max_body_bytes), methods=["POST"], name=url) for url in URLS
+    ]
+    return Starlette(
+        routes=[
+            *posts,
+            Route("/v1/models", models),
+            Route("/v1/models/{model:path}", model),
+            Route("/health", health),
+        ],
+        exception_handlers={HTTPException: _on_http_error, ApiError: _on_api_error},
+    )
+
+
+class Generate:
+    """The ASGI endpoint of one URL that generates text."""
+
+    def __init__(self, api: Api, url: str, max_body_bytes: int) -> None:
+        self._api = api
+        self._url = url
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            body = await _read(request, self._max_body_bytes)
+        except ClientDisconnect:
+            return
+        except ApiError as error:
+            await _refuse_body(error, receive, send)
+            return
+        await _while_connected(receive, self._answer(body, scope, receive, send))
+
+    async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            answer = await self._api.handle(self._url, body)
+        except ApiError as error:
+            await _error_response(error)(scope, receive, send)
+            return
+        if isinstance(answer, bytes):
+            await Response(answer, media_type="application/json")(scope, receive, send)
+        else:
+            await _send_events(answer, send)
+
+
+async def _send_events(stream: EventStream, send: Send) -> None:
+    """Server-sent events, with an event for an error on the way."""
+
+    async def emit(data: bytes) -> None:
+        event = b"data: " + data + b"\n\n"
+        await send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async with aclosing(stream.rest):
+        await send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
+        await emit(stream.first)
+        try:
+            async for chunk in stream.rest:
+                await emit(chunk)
+        except ApiError as error:
+            await emit(error.body)
+        await emit(b"[DONE]")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
+    """The body; ApiError (413) as soon as it is clear that it is too large."""
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise too_large(max_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+    return bytes(body)
+
+
+async def _refuse_body(error: ApiError, receive: Receive, send: Send) -> None:
+    """Answer before the body has come, then close the connection.
+
+    Many clients read only when they have sent all, and lose the answer if they are cut off before:
+    so what they send is thrown away for a moment.
+    """
+    response = _error_response(error, {"connection": "close"})
+    start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
+    await send(start)
+    await send({"type": "http.response.body", "body": error.body, "more_body": True})
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while (await receive()).get("more_body"):
+                pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`; cancel it when the client leaves."""
+    worker = asyncio.create_task(work)
+    watcher = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({worker, watcher}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (worker, watcher):
+            task.cancel()
+        results = await asyncio.gather(worker, watcher, return_exceptions=True)
+    if isinstance(results[0], Exception):
+        raise results[0]
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _error_response(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    headers = {**error.headers, **(headers or {})}
+    return Response(error.body, error.status, headers, media_type="application/json")
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return _error_response(error)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """starlette's 404 and 405 as OpenAI errors."""
+    if not isinstance(error, HTTPException):
+        raise error
+    if error.status_code == 404:
+        return _error_response(no_such_url(request.url.path))
+    message = f"{request.method} does not go with {request.url.path}"
+    method = ApiError(error.status_code, message, param="method", code="wrong_method")
+    return _error_response(method, dict(error.headers or {}))

@@ -1,0 +1,137 @@
+"""The tokenizer process: wires its parts together, and does what the daemon says."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from bros.brosd.config import Config, ServerConfig
+from bros.brosd.link import Inbox, Outbox
+from bros.brosd.tokenizer.edge import Edge
+from bros.brosd.tokenizer.engine import Engine
+from bros.brosd.tokenizer.http import make_app
+from bros.brosd.tokenizer.keeper import Keeper
+from bros.brosd.tokenizer.openai_api import Api
+from bros.brosd.tokenizer.prepare import Preparer
+from bros.brosd.tokenizer.runner import Runner
+from bros.brosd.tokenizer.text import Codec
+from bros.brosd.wire import Drain, Emit, Fail, Ready, Stats, Stop, ToDaemon, ToTokenizer
+
+log = logging.getLogger(__name__)
+
+PEER = "tokenizer"
+BACKLOG = 2048
+KEEP_ALIVE_S = 75  # longer than the usual connection pool of a client
+LAST_ANSWERS_S = 2  # for what streams when the process is told to stop
+
+
+class ListenError(RuntimeError):
+    """The HTTP address cannot be had; the text says which setting to change."""
+
+
+def listen(server: ServerConfig) -> socket.socket:
+    """A listening socket at the configured address. Raises ListenError."""
+    host, port = server.host, server.port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ListenError(
+            f"cannot listen on {host} port {port}: {error.strerror}; choose another port with "
+            "--set server.port=8001, or another address with --set server.host=127.0.0.1"
+        ) from None
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, which leaves signals to the daemon."""
+
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                timeout_graceful_shutdown=LAST_ANSWERS_S,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Process:
+    """One incarnation of the tokenizer; `run` returns when the daemon says Stop."""
+
+    def __init__(self, config: Config, generation: int, codec: Codec, keeper: Keeper) -> None:
+        self._config = config
+        self._generation = generation
+        self._keeper = keeper
+        runtime = config.runtime
+        self._inbox: Inbox[ToTokenizer] = Inbox(runtime / f"{PEER}.{generation}.sock", ToTokenizer)
+        self._daemon: Outbox[ToDaemon] = Outbox(runtime / "daemon.sock")
+        self._engine = Engine(self._daemon, codec.decode)
+        self._preparer = Preparer(codec, config.slo)
+        api = Api(config, self._engine, self._preparer)
+        self._runner = Runner(keeper, api, self._engine, config.batch.window)
+        self._edge = Edge(runtime / "client.sock", api, self._engine, keeper, self._runner)
+        self._http = HttpServer(make_app(api, self._engine, config.server.max_body_bytes))
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises ListenError."""
+        http_socket = listen(self._config.server)
+        host, port = http_socket.getsockname()[:2]
+        log.info("event=listening host=%s port=%d", host, port)
+        gc.collect()
+        gc.freeze()  # the vocabulary stays: no collection needs to walk it again
+        async with asyncio.TaskGroup() as tasks:
+            jobs = tasks.create_task(self._runner.run())
+            edge = tasks.create_task(self._edge.run())
+            http = tasks.create_task(self._http.serve(sockets=[http_socket]))
+            await self._daemon.send(Ready(PEER, self._generation))
+            await self._obey(jobs)
+            jobs.cancel()
+            await asyncio.wait({jobs})
+            self._engine.fail_all()
+            self._http.should_exit = True
+            await asyncio.wait({http})
+            edge.cancel()
+        await self._keeper.close()
+        self._preparer.close()
+        self._edge.close()
+
+    async def _obey(self, jobs: asyncio.Task[None]) -> None:
+        """Do what the daemon says, until that is to stop."""
+        while True:
+            match await self._inbox.recv():
+                case Emit() as emit:
+                    await self._engine.on_emit(emit)
+                case Fail() as fail:
+                    self._engine.on_fail(fail)
+                case Stats() as stats:
+                    self._engine.on_stats(stats)
+                case Drain():
+                    log.info("event=draining")
+                    self._engine.drain()
+                    jobs.cancel()
+                case Stop():
+                    return
+
+
+async def run(config: Config, generation: int, codec: Codec) -> None:
+    """Run the process on a loaded tokenizer."""
+    keeper = await Keeper.open(config.state / "jobs.sqlite3")
+    await Process(config, generation, codec, keeper).run()

@@ -1,0 +1,44 @@
+"""Errors that a user can mend: one line on standard error and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+FAILED_LINES = 3  # the batch is over and some of its lines failed
+INTERRUPTED = 130
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the text says why and what would do."""
+
+
+def guarded(app: Callable[[], object]) -> int:
+    """Run a typer app; the exit code. Errors nobody expected keep their traceback."""
+    try:
+        app()
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 0
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return code
+    return 0
+
+
+def _exit_code(error: Exception) -> int | None:
+    from bros.brosd.api import ClientError
+    from bros.brosd.config import ConfigError
+
+    if isinstance(error, ConfigError):
+        return 2
+    return 1 if isinstance(error, InputError | ClientError | OSError) else None
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return " ".join(str(error).split())

@@ -1,0 +1,114 @@
+"""How things look on a terminal: the daemon's state, jobs, durations, text from a model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from bros.brosd.api import JobStatus, Stats
+
+PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
+_CONTROLS = dict.fromkeys(c for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t")
+
+
+def printable(text: str) -> str:
+    """Text without control characters: what a model says must not steer a terminal."""
+    return text.translate(_CONTROLS)
+
+
+def duration(seconds: float) -> str:
+    """`0:42`, `1:02:03`, `3d 4h`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}h"
+    return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 line`, `2 lines`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def show_status(stats: Stats | None, *, json: bool = False) -> None:
+    """Print the daemon's state; None is a daemon that has not said anything yet."""
+    if json:
+        print_json(None if stats is None else _as_dict(stats))
+    elif stats is None:
+        print("starting")
+    else:
+        _print(status_view(stats))
+
+
+def status_view(stats: Stats) -> RenderableType:
+    """The daemon's state: what it serves, and one row per class of requests."""
+    head = Table.grid(padding=(0, 2))
+    for name, value in _facts(stats):
+        head.add_row(name, value)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    names = ("running", "waiting", "finished", "tokens in", "tokens out", "preempted")
+    table.add_column("class")
+    for name in names:
+        table.add_column(name, justify="right")
+    for klass, row in (("real-time", stats.rt), ("best-effort", stats.be)):
+        table.add_row(klass, *(f"{value:,}" for value in msgspec.structs.astuple(row)))
+    return Group(head, "", table)
+
+
+def _facts(stats: Stats) -> list[tuple[str, str]]:
+    used = stats.blocks_total - stats.blocks_free
+    share = used / stats.blocks_total if stats.blocks_total else 0.0
+    restarts = f"{stats.worker_restarts} worker, {stats.tokenizer_restarts} tokenizer"
+    return [
+        ("state", f"{stats.state}, up {duration(stats.uptime_s)}"),
+        ("model", f"{stats.model}, up to {stats.max_len:,} tokens"),
+        ("policy", stats.policy),
+        ("KV blocks", f"{used:,} of {stats.blocks_total:,} used ({share:.0%})"),
+        ("iterations", f"{stats.iterations:,}, now {stats.iteration_s * 1000:.1f} ms each"),
+        ("restarts", restarts),
+    ]
+
+
+def show_jobs(jobs: list[JobStatus], *, json: bool = False) -> None:
+    """Print batch jobs, one a row."""
+    if json:
+        print_json([_as_dict(job) for job in jobs])
+    elif not jobs:
+        print("no batch jobs")
+    else:
+        _print(_jobs_table(jobs))
+
+
+def _jobs_table(jobs: list[JobStatus]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("job", no_wrap=True)
+    table.add_column("state")
+    for name in ("age", "done", "failed", "tokens out"):
+        table.add_column(name, justify="right")
+    for job in jobs:
+        age = duration(max(0.0, time.time() - job.created_s))
+        done = f"{job.completed + job.failed}/{job.total}"
+        table.add_row(job.job, job.state, age, done, f"{job.failed}", f"{job.output_tokens:,}")
+    return table
+
+
+def _print(view: RenderableType) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(view)
+
+
+def print_json(value: object) -> None:
+    """One value as JSON on standard output."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def _as_dict(struct: msgspec.Struct) -> dict[str, Any]:
+    fields = msgspec.structs.asdict(struct)
+    return {k: _as_dict(v) if isinstance(v, msgspec.Struct) else v for k, v in fields.items()}

@@ -1,0 +1,63 @@
+"""`bros submit`: store a batch file in the daemon, then follow the job."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+from bros.brosd.api import Client, ClientError
+from bros.cli.errors import INTERRUPTED, InputError
+from bros.cli.follow import follow, open_output
+from bros.cli.lines import open_lines
+from bros.cli.progress import Meter
+from bros.cli.render import count
+from bros.cli.target import Target
+
+
+def submit(target: Target, file: str, output: str | None, *, detach: bool) -> int:
+    """Submit a file (`-`: standard input) and wait for its results, unless detached."""
+    if detach and output is not None:
+        raise InputError("--detach writes no results: leave -o out, and use 'bros batch watch'")
+    if not detach:
+        output = output or default_output(file)
+        _refuse_same(file, output)
+    job = f"batch-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
+    with target.connect() as client, open_lines(file) as lines, open_output(output) as sink:
+        meter = Meter(new_job=True)
+        total = _store(client, job, lines)
+        if total is None:
+            return INTERRUPTED
+        print(f"{job}: {count(total, 'line')} stored", file=sys.stderr, flush=True)
+        if not detach:
+            return follow(client, target, job, output, sink, meter)
+    print(job)
+    watch = target.command("batch", "watch", job, "-o", default_output(file))
+    print(f"follow it:  {watch}", file=sys.stderr)
+    return 0
+
+
+def default_output(file: str) -> str:
+    """`some/batch.jsonl` -> `some/batch.results.jsonl`; standard output for standard input."""
+    return "-" if file == "-" else f"{file.removesuffix('.jsonl')}.results.jsonl"
+
+
+def _refuse_same(file: str, output: str) -> None:
+    if "-" in (file, output) or not os.path.exists(output) or not os.path.exists(file):
+        return
+    if os.path.samefile(file, output):
+        raise InputError(f"{output} is the input: choose another file with -o")
+
+
+def _store(client: Client, job: str, lines: Iterable[bytes]) -> int | None:
+    """Send all lines; None if Ctrl-C came first, and then nothing of the job runs."""
+    try:
+        return client.put_job(job, lines)
+    except KeyboardInterrupt:
+        with suppress(ClientError):  # there is no such job yet, if this came very early
+            client.cancel_job(job)
+        print("interrupted: nothing was submitted", file=sys.stderr)
+        return None

@@ -1,12 +1,14 @@
-"""Draws the next token of each row from its logits, vectorised over the batch.
+"""Draws the next token of each row from its logits.
 
-A draw is a function of the row's seed and the token's position alone, so a seed gives the same
-text whatever else is in the batch, and again after a recompute or in another worker.
+A draw is a function of the row's seed and of the position and id of each candidate, so a seed
+gives the same text whatever else is in the batch, and again after a recompute or in another
+worker. Rounding differs between batches; to be blind to it as far as can be, draws are races
+between tokens (Gumbel's maximum) and not points on a running sum, where every rounding error
+moves all later tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from bros.brosd.wire import Sampling
 
 MASK_64 = 2**64 - 1
+SHORTLIST = 1024  # likeliest tokens that are tried before the whole vocabulary is sorted
 
 
 @dataclass(frozen=True)
@@ -31,75 +34,83 @@ def sample(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
 
     In vLLM's order: penalties, temperature, then top-k, top-p and min-p.
     """
-    _penalise(logits, draws)
+    for row, draw in zip(logits, draws, strict=True):
+        _penalise(row, draw)
     ids = logits.argmax(dim=-1)
-    random = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
-    if not random:
-        return ids
-    chosen = [draws[i] for i in random]
-    scaled = logits[random] / _column(chosen, lambda s: s.temperature)
-    points = torch.tensor([_uniform(d.sampling.seed, len(d.tokens)) for d in chosen])
-    narrow = [i for i, draw in enumerate(chosen) if _is_narrow(draw.sampling)]
-    wide = [i for i, draw in enumerate(chosen) if not _is_narrow(draw.sampling)]
-    picked = torch.empty(len(chosen), dtype=torch.int64)
-    if wide:
-        picked[wide] = _pick(scaled[wide].softmax(dim=-1), points[wide])
-    if narrow:
-        picked[narrow] = _pick_narrow(scaled[narrow], points[narrow], [chosen[i] for i in narrow])
-    ids[random] = picked
+    for i, draw in enumerate(draws):
+        if draw.sampling.temperature > 0:
+            ids[i] = _race(logits[i] / draw.sampling.temperature, draw)
     return ids
 
 
-def _column(draws: list[Draw], get: Callable[[Sampling], float]) -> torch.Tensor:
-    return torch.tensor([get(draw.sampling) for draw in draws], dtype=torch.float32)[:, None]
+def _race(scaled: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """One token id, drawn with the probabilities that `scaled` (vocabulary,) stands for."""
+    noise = gumbel(draw.sampling.seed, len(draw.tokens), len(scaled))
+    if not _is_narrow(draw.sampling):
+        return (scaled + noise).argmax()
+    kept, order = candidates(scaled, draw.sampling)
+    return order[(kept + noise[order]).argmax()]
 
 
 def _is_narrow(sampling: Sampling) -> bool:
     return sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
 
 
-def _pick(probabilities: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Where the running sum of each row passes its point in [0, 1)."""
-    sums = probabilities.double().cumsum(dim=-1)
-    target = points.double()[:, None] * sums[:, -1:]
-    found = torch.searchsorted(sums, target, right=True)[:, 0]
-    return found.clamp_(max=probabilities.shape[1] - 1)
+def candidates(scaled: torch.Tensor, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits and ids, likeliest first, that top-k, then top-p and min-p leave: never none."""
+    size = min(sampling.top_k or len(scaled), len(scaled))
+    values, order = scaled.topk(min(size, SHORTLIST))
+    # After top-k, probabilities are among the k; without it, among all.
+    mass = values.logsumexp(0) if size <= SHORTLIST else scaled.logsumexp(0)
+    if size > SHORTLIST and (values - mass).exp().sum() < sampling.top_p:
+        values, order = scaled.topk(size)
+        mass = values.logsumexp(0)
+    p = (values - mass).exp()
+    before = p.cumsum(0) - p  # mass of the likelier tokens; 0 for the first, which stays
+    keep = (before < sampling.top_p) & (p >= sampling.min_p * p[0])
+    keep[0] = True
+    return values[keep], order[keep]
 
 
-def _pick_narrow(scaled: torch.Tensor, points: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
-    """As `_pick`, among the tokens that top-k, top-p and min-p leave."""
-    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
-    top_k = _column(draws, lambda s: s.top_k or scaled.shape[1]).long()
-    rank = torch.arange(scaled.shape[1])[None]
-    ordered = ordered.masked_fill(rank >= top_k, -torch.inf)
-    p = ordered.softmax(dim=-1)
-    before = p.cumsum(dim=-1) - p  # mass of the likelier tokens; 0 for the first, which stays
-    out = (before >= _column(draws, lambda s: s.top_p)) | (
-        p < _column(draws, lambda s: s.min_p) * p[:, :1]
-    )
-    out[:, 0] = False
-    place = _pick(p.masked_fill(out, 0.0), points)
-    return order.gather(1, place[:, None])[:, 0]
-
-
-def _penalise(logits: torch.Tensor, draws: list[Draw]) -> None:
+def _penalise(row: torch.Tensor, draw: Draw) -> None:
     """Repetition penalty over all known tokens; frequency and presence over the output."""
-    for row, draw in zip(logits, draws, strict=True):
-        sampling = draw.sampling
-        if sampling.repetition_penalty != 1:
-            seen = torch.from_numpy(np.unique(draw.tokens)).long()
-            values = row[seen]
-            factor = sampling.repetition_penalty
-            row[seen] = torch.where(values > 0, values / factor, values * factor)
-        if sampling.frequency_penalty or sampling.presence_penalty:
-            ids, counts = np.unique(draw.tokens[draw.num_prompt :], return_counts=True)
-            penalty = sampling.frequency_penalty * counts + sampling.presence_penalty
-            row[torch.from_numpy(ids).long()] -= torch.from_numpy(penalty.astype(np.float32))
+    sampling = draw.sampling
+    if sampling.repetition_penalty != 1:
+        seen = torch.from_numpy(np.unique(draw.tokens)).long()
+        values = row[seen]
+        factor = sampling.repetition_penalty
+        row[seen] = torch.where(values > 0, values / factor, values * factor)
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        ids, counts = np.unique(draw.tokens[draw.num_prompt :], return_counts=True)
+        penalty = sampling.frequency_penalty * counts + sampling.presence_penalty
+        row[torch.from_numpy(ids).long()] -= torch.from_numpy(penalty.astype(np.float32))
 
 
-def _uniform(seed: int, position: int) -> float:
-    """A number in [0, 1) that (seed, position) determine: two rounds of SplitMix64."""
-    return (_mix(_mix(seed & MASK_64) ^ position) >> 40) / 2**24
+def gumbel(seed: int, position: int, size: int) -> torch.Tensor:
+    """Gumbel noise (size,), float32, that (seed, position) determine, for each token id.
+
+    Counter-based: a 64-bit key from SplitMix64, then murmur3's 32-bit finaliser of the token id
+    under that key. int32 products wrap, as they should.
+    """
+    key = _mix(_mix(seed & MASK_64) ^ position)
+    x = torch.arange(size, dtype=torch.int32)
+    x = x * _int32(0x9E3779B1) + _int32(key)
+    x = (x ^ _shift(x, 16)) * _int32(0x85EBCA6B) + _int32(key >> 32)
+    x = (x ^ _shift(x, 13)) * _int32(0xC2B2AE35)
+    x = x ^ _shift(x, 16)
+    # 31 bits; a float32 keeps the precision of the small ones, and those win races.
+    uniform = ((x & 0x7FFFFFFF).float() + 0.5) / 2**31
+    return -torch.log(-torch.log1p(-uniform))
+
+
+def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical right shift of int32."""
+    return (x >> bits) & ((1 << (32 - bits)) - 1)
+
+
+def _int32(x: int) -> int:
+    """The low 32 bits of x as a signed number."""
+    return ((x & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
 def _mix(x: int) -> int:

@@ -49,7 +49,7 @@ def test_a_taken_port_is_named(server: Server, make_server: MakeServer) -> None:
     ("setting", "words"),
     [
         ("model.name=/nowhere/model", "/nowhere/model"),
-        ("kv.num_blocks=1", "kv.num_blocks"),
+        ("kv.pool_bytes=1000", "kv.pool_bytes"),
         ("scheduler.policy=best", "allowed: bros, fcfs"),
         ("server.prot=1", "did you mean port?"),
     ],
@@ -74,7 +74,7 @@ def test_stop_waits_for_answers_and_leaves_nothing(make_server: MakeServer) -> N
         wait_until(lambda: running_requests(server) == 1)
         assert server.stop().returncode == 0
         assert answer.result().json()["usage"]["completion_tokens"] == 60
-    assert not any(Path(f"/proc/{process}").exists() for process in processes)
+    wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes), 10.0)
     assert {path.name for path in server.runtime.iterdir()} == {"brosd.lock"}
     assert "not running" in server.stop().stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_a_batch_outlives_its_client_and_its_tokenizer(server: Server, tmp_path:
     submit.send_signal(signal.SIGINT)
     _, farewell = submit.communicate(timeout=30.0)
     assert submit.returncode == 130
-    (job,) = {word for word in farewell.split() if word.startswith("batch-")}
+    (job,) = set(re.findall(r"batch-[0-9a-f-]+", farewell))
     subprocess.run(["kill", "-9", str(server.child("bros.brosd.tokenizer"))], check=True)
     done = server.run("bros", "batch", "watch", job, "-o", str(output))
     assert done.returncode == 0, done.stderr
@@ -91,7 +92,7 @@ def test_batch_jobs_go_on_after_a_restart(make_server: MakeServer, tmp_path: Pat
     server = make_server()
     batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
     batch.write_text("\n".join(line(index) for index in range(80)))
-    job = server.run("bros", "submit", "--detach", str(batch)).stdout.split()[-1]
+    job = server.run("bros", "submit", "--detach", str(batch)).stdout.strip()
     assert server.stop("--now").returncode == 0
     assert server.start().returncode == 0
     done = server.run("bros", "batch", "watch", job, "-o", str(output))

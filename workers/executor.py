@@ -55,8 +55,8 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: (1, heads, tokens, head_dim) in, (1, tokens, ...) out."""
     layer: int = module.layer_idx  # type: ignore[assignment]
-    packed = (tensor[0].transpose(0, 1).contiguous() for tensor in (q, k, v))
-    return paged(layer, *packed, scale=scaling)[None], None
+    q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (q, k, v))
+    return paged(layer, q, k, v, scaling)[None], None
 
 
 AttentionInterface.register(ATTENTION_NAME, _attend)

@@ -1,0 +1,87 @@
+"""The fast attention agrees with the plain one over any ragged batch, and so do their pools."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bros.workers.attention.interface import AttentionBatch, KvPool
+from bros.workers.attention.numba_paged import NumbaAttention
+from bros.workers.attention.torch_reference import TorchAttention
+
+NUM_BLOCKS, KV_HEADS, GROUP, HEAD_DIM = 40, 2, 3, 32
+SCALE = HEAD_DIM**-0.5
+
+
+def make_pools(block_size: int, dtype: torch.dtype) -> tuple[KvPool, KvPool]:
+    """Two pools with the same past in them."""
+    pools = [KvPool(1, NUM_BLOCKS, block_size, KV_HEADS, HEAD_DIM, dtype) for _ in range(2)]
+    generator = torch.Generator().manual_seed(0)
+    for tensor, twin in ((pools[0].keys, pools[1].keys), (pools[0].values, pools[1].values)):
+        tensor[0].copy_(torch.randn(tensor[0].shape, generator=generator))
+        twin[0].copy_(tensor[0])
+    return pools[0], pools[1]
+
+
+def make_batch(rows: list[tuple[int, int, bool]], block_size: int) -> AttentionBatch:
+    """Rows of (start, count, reverse) over blocks in random order, none shared."""
+    blocks = np.random.default_rng(1).permutation(NUM_BLOCKS).astype(np.int32)
+    starts, counts, reverse = (np.array(column) for column in zip(*rows, strict=True))
+    needed = -(-(starts + counts) // block_size)
+    tables = np.zeros((len(rows), needed.max()), np.int32)
+    for row, (last, length) in enumerate(zip(np.cumsum(needed), needed, strict=True)):
+        tables[row, :length] = blocks[last - length : last]
+    return AttentionBatch(
+        starts.astype(np.int32), counts.astype(np.int32), tables, reverse, block_size
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize("block_size", [4, 16])
+@given(
+    rows=st.lists(
+        st.tuples(st.integers(0, 30), st.integers(1, 40), st.booleans()), min_size=1, max_size=5
+    )
+)
+@settings(max_examples=25, deadline=None)
+def test_numba_agrees_with_torch(
+    dtype: torch.dtype, tolerance: float, block_size: int, rows: list[tuple[int, int, bool]]
+) -> None:
+    rows = [(start, count, reverse) for start, count, reverse in rows]
+    while sum(-(-(start + count) // block_size) for start, count, _ in rows) > NUM_BLOCKS:
+        rows.pop()
+    if not rows:
+        return
+    batch = make_batch(rows, block_size)
+    queries = int(batch.counts.sum())
+    generator = torch.Generator().manual_seed(queries)
+    q = torch.randn(queries, KV_HEADS * GROUP, HEAD_DIM, generator=generator).to(dtype)
+    k, v = torch.randn(2, queries, KV_HEADS, HEAD_DIM, generator=generator).to(dtype)
+    fast_pool, plain_pool = make_pools(block_size, dtype)
+    fast, plain = NumbaAttention(fast_pool), TorchAttention(plain_pool)
+    for attention in (fast, plain):
+        attention.begin(batch)
+    torch.testing.assert_close(
+        fast(0, q, k, v, SCALE), plain(0, q, k, v, SCALE), atol=tolerance, rtol=tolerance
+    )
+    assert fast_pool.keys[0].equal(plain_pool.keys[0])
+    assert fast_pool.values[0].equal(plain_pool.values[0])
+
+
+def test_both_directions_see_the_same_sequence() -> None:
+    """A sequence stored from the right gives what it gives stored from the left."""
+    outputs = []
+    for reverse in (False, True):
+        torch.manual_seed(5)
+        pool = KvPool(1, NUM_BLOCKS, 16, KV_HEADS, HEAD_DIM, torch.float32)
+        attention = NumbaAttention(pool)
+        for start, count in ((0, 21), (21, 3), (24, 1)):
+            attention.begin(make_batch([(start, count, reverse)], 16))
+            q = torch.randn(count, KV_HEADS * GROUP, HEAD_DIM)
+            k, v = torch.randn(2, count, KV_HEADS, HEAD_DIM)
+            outputs.append(attention(0, q, k, v, SCALE))
+    for left, right in zip(outputs[:3], outputs[3:], strict=True):
+        torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)

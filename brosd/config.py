@@ -43,7 +43,7 @@ class ServerConfig(Section):
     """The HTTP front door."""
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     max_body_bytes: Count = 4 * 2**20
     drain_timeout_s: Seconds = 30.0
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from bros.brosd.config import Config
 from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
@@ -59,6 +60,7 @@ def _attend(
     return paged(layer, q, k, v, scaling)[None], None
 
 
+transformers_logging.disable_progress_bar()  # this process logs, it has no terminal
 AttentionInterface.register(ATTENTION_NAME, _attend)
 AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)  # the kernels mask
 

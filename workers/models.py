@@ -169,7 +169,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write a GGUF file's model, dequantised to bfloat16, and its tokenizer as a folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging as transformers_logging
 
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     log.info("event=convert file=%s", gguf.name)
     # Without `dequantize` the weights would stay packed, and could not be saved.
     model = AutoModelForCausalLM.from_pretrained(

@@ -17,16 +17,13 @@ from bros.brosd import wire
 from bros.brosd.config import Config, save
 from bros.brosd.link import Inbox, Outbox
 from bros.brosd.notify import notify
-from bros.brosd.packing import Limits
-from bros.brosd.policies import POLICIES
-from bros.brosd.scheduler import Scheduler
 from bros.brosd.supervisor import Child, Exited, Supervisor, describe
-from bros.kv import Allocator, BlockTable, Klass, TableGeometry
+from bros.brosd.worker import PoolTooSmall, Worker
+from bros.kv import Klass
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-WORKER = "worker-0"
 TOKENIZER = "tokenizer"
 
 
@@ -56,23 +53,12 @@ class Daemon:
         self._config = config
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._supervisor = Supervisor(config.supervisor, self._events.put_nowait)
-        self._scheduler = Scheduler(
-            policy=POLICIES[config.scheduler.policy](),
-            limits=Limits(
-                max_sequences=config.scheduler.max_sequences,
-                max_batch_tokens=config.scheduler.max_batch_tokens,
-                max_waiting=config.scheduler.max_waiting,
-            ),
-        )
-        common = ["--runtime-dir", str(config.runtime), "--model", str(model)]
-        self._tokenizer = Child(TOKENIZER, "bros.brosd.tokenizer", common)
-        self._worker = Child(WORKER, "bros.workers", [*common, "--index", "0"])
+        self._worker = Worker(config, self._supervisor, model, index=0)
+        self._scheduler = self._worker.scheduler
+        arguments = ["--runtime-dir", str(config.runtime), "--model", str(model)]
+        self._tokenizer = Child(TOKENIZER, "bros.brosd.tokenizer", arguments)
         self._to_tokenizer: Outbox[wire.ToTokenizer] | None = None
-        self._to_worker: Outbox[wire.ToWorker] | None = None
-        self._table: BlockTable | None = None
-        self._max_len = 0
         self._started_s = time.monotonic()
-        self._sent_s = 0.0  # when the plan in flight was sent
         self._steps_s: list[float] = []  # iterations since the last tick
         self._mean_step_s = 0.0
         self._iterations = 0
@@ -93,19 +79,18 @@ class Daemon:
         ]
         try:
             await self._start_tokenizer()
-            await self._start_worker()
+            await self._worker.start()
             while not self._stopped:
                 await self._handle(await self._events.get())
                 while not self._events.empty():
                     await self._handle(self._events.get_nowait())
-                await self._dispatch()
+                await self._worker.dispatch()
         finally:
             notify("STOPPING=1")
             await self._stop_children()
             for source in sources:
                 source.cancel()
             inbox.close()
-            self._drop_table()
 
     def _catch_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -149,39 +134,27 @@ class Daemon:
             await self._tell_tokenizer(fail)
 
     async def _on_step_done(self, done: wire.StepDone) -> None:
-        if not self._supervisor.current(WORKER, done.generation):
+        if not self._supervisor.current(self._worker.child.peer, done.generation):
             return  # the last words of a lost worker; its rows run again elsewhere
         emit = self._scheduler.complete(done.step, wire.unpack_ids(done.tokens).tolist())
         self._steps_s.append(done.elapsed_s)
         self._iterations += 1
-        await self._dispatch()  # the worker first: text can wait, an accelerator should not
+        await self._worker.dispatch()  # first: text can wait, an accelerator should not
         if emit is not None:
             await self._tell_tokenizer(emit)
-
-    async def _dispatch(self) -> None:
-        if self._to_worker is None:
-            return
-        if plan := self._scheduler.plan():
-            self._sent_s = time.monotonic()
-            await self._to_worker.send(plan)
 
     # -- children --------------------------------------------------------------------------------
 
     async def _start_tokenizer(self) -> None:
         await self._supervisor.start(self._tokenizer)
-        generation = self._tokenizer.generation
-        self._to_tokenizer = Outbox(self._config.runtime / f"{TOKENIZER}.{generation}.sock")
+        name = f"{TOKENIZER}.{self._tokenizer.generation}.sock"
+        self._to_tokenizer = Outbox(self._config.runtime / name)
         await self._tell_tokenizer(self._stats())
-
-    async def _start_worker(self) -> None:
-        await self._supervisor.start(self._worker)
-        generation = self._worker.generation
-        self._to_worker = Outbox(self._config.runtime / f"{WORKER}.{generation}.sock")
 
     async def _on_child(
         self, event: wire.Hello | wire.Geometry | wire.Ready | wire.Beat | wire.Fault
     ) -> None:
-        peer = WORKER if isinstance(event, wire.Geometry) else event.peer
+        peer = f"worker-{event.worker}" if isinstance(event, wire.Geometry) else event.peer
         child = self._supervisor.current(peer, event.generation)
         if child is None:
             return
@@ -192,7 +165,10 @@ class Daemon:
                     f"{peer} speaks version {event.wire}, not {wire.WIRE_VERSION}: reinstall brosd"
                 )
             case wire.Geometry():
-                await self._on_geometry(event)
+                try:
+                    await self._worker.make_table(event)
+                except PoolTooSmall as error:
+                    raise DaemonError(str(error)) from None
             case wire.Ready():
                 await self._on_ready(child)
             case wire.Fault():
@@ -201,40 +177,12 @@ class Daemon:
             case _:
                 pass
 
-    async def _on_geometry(self, worker: wire.Geometry) -> None:
-        """Make the block table of a worker that has loaded its model."""
-        usable = (worker.num_blocks - self._rt_reserve(worker.num_blocks)) * worker.block_size
-        self._max_len = min(worker.max_len, usable)
-        if self._max_len < 2:
-            raise DaemonError(
-                f"the KV pool of {worker.num_blocks} blocks of {worker.block_size} tokens "
-                "is too small: raise kv.pool_bytes or kv.num_blocks"
-            )
-        geometry = TableGeometry(
-            num_blocks=worker.num_blocks,
-            block_size=worker.block_size,
-            max_rows=2 * self._config.scheduler.max_sequences,  # RT's, and BE's that wait meanwhile
-            max_len=self._max_len,
-        )
-        path = self._config.runtime / f"table-0.{worker.generation}.kv"
-        self._table = BlockTable(path, geometry, epoch=worker.generation)
-        if self._to_worker is not None:
-            await self._to_worker.send(wire.Attach(path=str(path)))
-
-    def _rt_reserve(self, num_blocks: int) -> int:
-        if self._config.scheduler.policy == "fcfs":
-            return 0
-        return int(num_blocks * self._config.kv.rt_reserve)
-
     async def _on_ready(self, child: Child) -> None:
         child.ready = child.served = True
         log.info("event=child_ready peer=%s generation=%d", child.peer, child.generation)
-        if child is self._worker and self._table is not None:
-            # The mapping stays; without a name, nothing is left behind whoever gets killed.
-            self._table.unlink()
-            reserve = self._rt_reserve(self._table.geometry.num_blocks)
-            self._scheduler.attach(Allocator(self._table, reserve), self._max_len)
-        if child is self._tokenizer and self._draining_since_s is not None:
+        if child is self._worker.child:
+            self._worker.serve()
+        elif self._draining_since_s is not None:
             await self._tell_tokenizer(wire.Drain())
         await self._tell_tokenizer(self._stats())
         if self._state == "ready" and not self._announced:
@@ -253,31 +201,22 @@ class Daemon:
         log.error("event=child_lost peer=%s reason=%r", child.peer, reason)
         if not self._supervisor.may_restart(child):
             raise DaemonError(f"{child.peer}: {reason}")
-        if child is self._worker:
+        if child is self._worker.child:
             await self._lose_worker()
         else:
             await self._lose_tokenizer()
 
     async def _lose_worker(self) -> None:
-        if self._to_worker is not None:
-            self._to_worker.close()
-        self._to_worker = None
-        self._drop_table()
-        for fail in self._scheduler.detach():
+        for fail in self._worker.lose():
             await self._tell_tokenizer(fail)
         await self._tell_tokenizer(self._stats())
-        await self._start_worker()
+        await self._worker.start()
 
     async def _lose_tokenizer(self) -> None:
         if self._to_tokenizer is not None:
             self._to_tokenizer.close()
-        self._scheduler.abort_all()
+        self._scheduler.abort_all()  # their streams are gone; batch lines come again
         await self._start_tokenizer()
-
-    def _drop_table(self) -> None:
-        if self._table is not None:
-            self._table.unlink()
-            self._table = None
 
     async def _tell_tokenizer(self, message: wire.ToTokenizer) -> None:
         if self._to_tokenizer is not None:
@@ -289,15 +228,10 @@ class Daemon:
         steps_s, self._steps_s = self._steps_s, []
         self._mean_step_s = sum(steps_s) / len(steps_s) if steps_s else 0.0
         self._supervisor.kill_hung()
-        now_s = time.monotonic()
-        if self._scheduler.in_flight:
-            late_s = now_s - self._sent_s - self._config.supervisor.step_timeout_s
-            if late_s > 0:
-                self._worker.reason = "an iteration took longer than supervisor.step_timeout_s"
-                self._supervisor.kill(self._worker)
+        self._worker.kill_if_stuck()
         await self._tell_tokenizer(self._stats())
         if self._draining_since_s is not None:
-            drained_s = now_s - self._draining_since_s
+            drained_s = time.monotonic() - self._draining_since_s
             out_of_time = drained_s > self._config.server.drain_timeout_s
             self._stopped = out_of_time or (self._scheduler.idle and drained_s > TICK_S)
 
@@ -305,7 +239,7 @@ class Daemon:
     def _state(self) -> str:
         if self._draining_since_s is not None:
             return "draining"
-        return "ready" if self._worker.ready and self._tokenizer.ready else "starting"
+        return "ready" if self._worker.child.ready and self._tokenizer.ready else "starting"
 
     def _stats(self) -> wire.Stats:
         allocator = self._scheduler.allocator
@@ -314,12 +248,12 @@ class Daemon:
             model=self._config.model.name,
             policy=self._config.scheduler.policy,
             uptime_s=time.monotonic() - self._started_s,
-            max_len=self._max_len,
+            max_len=self._worker.max_len,
             blocks_total=allocator.num_blocks if allocator else 0,
             blocks_free=allocator.num_free if allocator else 0,
             iterations=self._iterations,
             iteration_s=self._mean_step_s,
-            worker_restarts=max(0, self._worker.generation - 1),
+            worker_restarts=max(0, self._worker.child.generation - 1),
             tokenizer_restarts=max(0, self._tokenizer.generation - 1),
             rt=self._scheduler.stats(Klass.RT),
             be=self._scheduler.stats(Klass.BE),
@@ -339,8 +273,8 @@ class Daemon:
 
     async def _stop_children(self) -> None:
         self._stopped = True
-        for outbox in (self._to_tokenizer, self._to_worker):
-            if outbox is not None:
-                await outbox.send(wire.Stop())
+        await self._tell_tokenizer(wire.Stop())
+        await self._worker.stop()
         await self._supervisor.stop()
+        self._worker.close()
         log.info("event=stopped")

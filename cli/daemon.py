@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import msgspec
 import typer
 
-from bros.brosd import config as configuration
-from bros.brosd.config import Config, ConfigError
+from bros.cli.errors import guarded
+from bros.cli.target import ConfigFile, Overrides, target
 
 app = typer.Typer(
     help="Serve real-time and best-effort LLM requests from one model.",
@@ -19,29 +19,6 @@ app = typer.Typer(
 )
 
 NOT_RUNNING = 3  # the exit code that `systemctl status` has for it
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", help="TOML file; without it /etc/bros/config.toml, if there is one."),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override one key, e.g. --set server.port=8080. Repeatable."),
-]
-
-
-def fail(message: str, code: int = 1) -> NoReturn:
-    """One line on standard error, and out."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
-
-
-def load(file: Path | None, overrides: list[str] | None) -> Config:
-    """The configuration, or exit with what is wrong in it."""
-    try:
-        return configuration.load(file, overrides or ())
-    except ConfigError as error:
-        fail(str(error), 2)
 
 
 @app.command()
@@ -57,23 +34,20 @@ def start(
     ] = False,
 ) -> None:
     """Start the daemon. Example: brosd start --detach --set server.port=8080"""
-    from bros.brosd.serve import ServeError, serve, serve_detached
+    from bros.brosd.serve import serve, serve_detached
 
     overrides = list(set_ or [])
     if model is not None:
         local = Path(model).expanduser()
         overrides.append(f"model.name={local.resolve() if local.exists() else model}")
-    settings = load(config, overrides)
-    try:
-        if not detach:
-            serve(settings)
-            return
-        arguments = [f"--set={override}" for override in overrides]
-        if config is not None:
-            arguments.append(f"--config={config.resolve()}")
-        pid = serve_detached(settings, arguments)
-    except ServeError as error:
-        fail(str(error))
+    settings = target(config, overrides).load()
+    if not detach:
+        serve(settings)
+        return
+    arguments = [f"--set={override}" for override in overrides]
+    if config is not None:
+        arguments.append(f"--config={config.resolve()}")
+    pid = serve_detached(settings, arguments)
     server = settings.server
     typer.echo(
         f"brosd is ready (process {pid}): http://{server.host}:{server.port}, "
@@ -90,13 +64,9 @@ def stop(
     ] = False,
 ) -> None:
     """Stop the daemon, after the answers it is giving. Batch jobs go on at the next start."""
-    from bros.brosd.serve import ServeError
     from bros.brosd.serve import stop as stop_daemon
 
-    try:
-        stopped = stop_daemon(load(config, set_), now=now)
-    except ServeError as error:
-        fail(str(error))
+    stopped = stop_daemon(target(config, set_).load(), now=now)
     typer.echo("brosd has stopped" if stopped else "brosd is not running")
 
 
@@ -107,20 +77,21 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what the daemon does. Exit code 3 if it is not running."""
-    from bros.brosd.api import Client, NotRunning
+    from bros.brosd.api import NotRunning
     from bros.cli.render import show_status
 
     try:
-        with Client(load(config, set_).runtime) as client:
+        with target(config, set_).connect() as client:
             show_status(client.status(), json=json)
     except NotRunning as error:
-        fail(str(error), NOT_RUNNING)
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(NOT_RUNNING) from None
 
 
 @app.command("check-config")
 def check_config(config: ConfigFile = None, set_: Overrides = None) -> None:
     """Check the configuration and print every key's value, as --set would take it."""
-    tree = msgspec.to_builtins(load(config, set_))
+    tree = msgspec.to_builtins(target(config, set_).load())
     for section, value in tree.items():
         keys = value.items() if isinstance(value, dict) else [(None, value)]
         for key, setting in keys:
@@ -130,7 +101,7 @@ def check_config(config: ConfigFile = None, set_: Overrides = None) -> None:
 
 def main() -> None:
     """Entry point of `brosd`."""
-    app()
+    raise SystemExit(guarded(app))
 
 
 if __name__ == "__main__":

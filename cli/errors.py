@@ -31,10 +31,11 @@ def guarded(app: Callable[[], object]) -> int:
 def _exit_code(error: Exception) -> int | None:
     from bros.brosd.api import ClientError
     from bros.brosd.config import ConfigError
+    from bros.brosd.serve import ServeError
 
     if isinstance(error, ConfigError):
         return 2
-    return 1 if isinstance(error, InputError | ClientError | OSError) else None
+    return 1 if isinstance(error, InputError | ClientError | ServeError | OSError) else None
 
 
 def _one_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,7 +22,7 @@ def usage(num_prompt: int, num_output: int) -> Json:
 
 
 @dataclass
-class Answer:
+class Answer(ABC):
     """One answer in the making. `prompts` are the token ids of each choice's prompt."""
 
     model: str
@@ -51,19 +52,21 @@ class Answer:
         """A piece of one choice."""
         return self._frame(self.chunk_object, [self.choice_delta(delta)])
 
+    @abstractmethod
     def opening(self) -> list[Json]:
         """Chunks that precede the text."""
-        raise NotImplementedError
 
     def closing(self, num_output: int) -> Json:
         """The chunk with the usage, after all text."""
         return self._frame(self.chunk_object, []) | {"usage": usage(self.num_prompt, num_output)}
 
+    @abstractmethod
     def choice(self, delta: Delta) -> Json:
-        raise NotImplementedError
+        """The fields of one choice."""
 
+    @abstractmethod
     def choice_delta(self, delta: Delta) -> Json:
-        raise NotImplementedError
+        """The fields of one choice."""
 
     def _frame(self, kind: str, choices: list[Json]) -> Json:
         return {

@@ -1,0 +1,119 @@
+"""One worker as the daemon sees it: its process, its block table, the scheduler of its requests.
+
+Sends the next plan as soon as there is one; knows nothing of clients.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from bros.brosd import wire
+from bros.brosd.config import Config
+from bros.brosd.link import Outbox
+from bros.brosd.packing import Limits
+from bros.brosd.policies import POLICIES
+from bros.brosd.scheduler import Scheduler
+from bros.brosd.supervisor import Child, Supervisor
+from bros.kv import Allocator, BlockTable, TableGeometry
+
+
+class PoolTooSmall(ValueError):
+    """The KV pool cannot hold one short request; the text says what to raise."""
+
+
+class Worker:
+    """Worker `index`, through all its incarnations. `max_len` is 0 until one has loaded."""
+
+    def __init__(self, config: Config, supervisor: Supervisor, model: Path, index: int) -> None:
+        self._config = config
+        self._supervisor = supervisor
+        self._index = index
+        arguments = ["--runtime-dir", str(config.runtime), "--model", str(model)]
+        self.child = Child(f"worker-{index}", "bros.workers", [*arguments, "--index", str(index)])
+        self.scheduler = Scheduler(
+            policy=POLICIES[config.scheduler.policy](),
+            limits=Limits(
+                max_sequences=config.scheduler.max_sequences,
+                max_batch_tokens=config.scheduler.max_batch_tokens,
+                max_waiting=config.scheduler.max_waiting,
+            ),
+        )
+        self.max_len = 0
+        self._outbox: Outbox[wire.ToWorker] | None = None
+        self._table: BlockTable | None = None
+        self._sent_s = 0.0  # when the plan in flight was sent
+
+    async def start(self) -> None:
+        """Start the next incarnation."""
+        await self._supervisor.start(self.child)
+        name = f"{self.child.peer}.{self.child.generation}.sock"
+        self._outbox = Outbox(self._config.runtime / name)
+
+    async def make_table(self, geometry: wire.Geometry) -> None:
+        """The worker has loaded its model: make its block table. PoolTooSmall if that is vain."""
+        usable = geometry.num_blocks - self._rt_reserve(geometry.num_blocks)
+        self.max_len = min(geometry.max_len, usable * geometry.block_size)
+        if self.max_len < 2:
+            raise PoolTooSmall(
+                f"the KV pool of {geometry.num_blocks} blocks of {geometry.block_size} tokens "
+                "is too small: raise kv.pool_bytes or kv.num_blocks"
+            )
+        sizes = TableGeometry(
+            num_blocks=geometry.num_blocks,
+            block_size=geometry.block_size,
+            max_rows=2 * self._config.scheduler.max_sequences,  # RT's, and BE's that pause for them
+            max_len=self.max_len,
+        )
+        path = self._config.runtime / f"table-{self._index}.{geometry.generation}.kv"
+        self._table = BlockTable(path, sizes, epoch=geometry.generation)
+        await self._send(wire.Attach(path=str(path)))
+
+    def serve(self) -> None:
+        """The worker has mapped its table and warmed up: schedule on it."""
+        if self._table is None:
+            return
+        # The mapping stays; without a name, nothing is left behind whoever gets killed.
+        self._table.unlink()
+        reserve = self._rt_reserve(self._table.geometry.num_blocks)
+        self.scheduler.attach(Allocator(self._table, reserve), self.max_len)
+
+    def _rt_reserve(self, num_blocks: int) -> int:
+        if self._config.scheduler.policy == "fcfs":
+            return 0  # blind to classes
+        return int(num_blocks * self._config.kv.rt_reserve)
+
+    async def dispatch(self) -> None:
+        """Send the next plan, if the worker is idle and there is something to do."""
+        if plan := self.scheduler.plan():
+            self._sent_s = time.monotonic()
+            await self._send(plan)
+
+    def kill_if_stuck(self) -> None:
+        """Kill the worker if its iteration takes longer than any should."""
+        late_s = time.monotonic() - self._sent_s - self._config.supervisor.step_timeout_s
+        if self.scheduler.in_flight and late_s > 0:
+            self.child.reason = "an iteration took longer than supervisor.step_timeout_s"
+            self._supervisor.kill(self.child)
+
+    def lose(self) -> list[wire.Fail]:
+        """The process is gone: its requests wait for the next. Returns those that are given up."""
+        self.close()
+        return self.scheduler.detach()
+
+    async def stop(self) -> None:
+        """Ask the process to end."""
+        await self._send(wire.Stop())
+
+    def close(self) -> None:
+        """Give up the socket and the table."""
+        if self._outbox is not None:
+            self._outbox.close()
+            self._outbox = None
+        if self._table is not None:
+            self._table.unlink()
+            self._table = None
+
+    async def _send(self, message: wire.ToWorker) -> None:
+        if self._outbox is not None:
+            await self._outbox.send(message)

@@ -18,10 +18,10 @@ from bros.cli.target import Target
 class ChatOptions:
     """What every question of a chat is sent with."""
 
-    model: str | None = None
-    system: str | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
+    model: str | None
+    system: str | None
+    temperature: float
+    max_tokens: int | None
 
 
 def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) -> None:
@@ -53,8 +53,8 @@ def body(client: Client, target: Target, options: ChatOptions) -> dict[str, Any]
     if model is None:
         stats = client.status()
         model = stats.model if stats else target.load().model.name
-    wanted = {"temperature": options.temperature, "max_tokens": options.max_tokens}
-    return {"model": model, **{key: value for key, value in wanted.items() if value is not None}}
+    body: dict[str, Any] = {"model": model, "temperature": options.temperature}
+    return body if options.max_tokens is None else {**body, "max_tokens": options.max_tokens}
 
 
 def message(role: str, content: str) -> dict[str, str]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -85,3 +90,26 @@ def test_both_directions_see_the_same_sequence() -> None:
             outputs.append(attention(0, q, k, v, SCALE))
     for left, right in zip(outputs[:3], outputs[3:], strict=True):
         torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-5)
+
+
+FIRST_CALL = """
+import numpy as np, torch
+from bros.workers.attention.interface import AttentionBatch, KvPool
+from bros.workers.attention.numba_paged import NumbaAttention
+attention = NumbaAttention(KvPool(1, 2, 16, 1, 32, torch.bfloat16))
+ones, zero = np.ones(1, np.int32), np.zeros(1, np.int32)
+attention.begin(AttentionBatch(zero, ones, zero[None], zero.astype(bool), 16))
+q = torch.zeros(1, 2, 32, dtype=torch.bfloat16)
+attention(0, q, q[:, :1], q[:, :1], 1.0)
+"""
+
+
+def test_a_second_process_finds_the_compiled_kernels(tmp_path: Path) -> None:
+    """What compiles once must not compile at every start, nor must its cache grow then."""
+    environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", FIRST_CALL], env=environ, check=True)
+        compiled.append(sorted(tmp_path.rglob("*.nbc")))
+    assert compiled[0]
+    assert compiled[1] == compiled[0]

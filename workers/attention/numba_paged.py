@@ -3,7 +3,7 @@
 For decodes and short chunks; long chunks go to `chunks`, which is faster for them. Work is cut
 into tiles of up to `TILE` queries of one row, times KV heads. A tile walks over its row's blocks
 once with an online softmax; each key is converted once for all queries and for all heads of its
-group. bfloat16 is read as uint16: its bits are the upper half of a float32.
+group. bfloat16 is read as uint16.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ def _float_of_bits(_: Any, bits: Any) -> Any:
     return types.float32(types.uint32), generate
 
 
-@njit(inline="always")
-def _load_bfloat16(x: Any) -> Any:
-    return _float_of_bits(np.uint32(x) << np.uint32(16))
+@intrinsic
+def _load(_: Any, x: Any) -> Any:
+    """A float32 from a float32, or from the bits of a bfloat16, which are its upper half."""
 
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if x is types.float32:
+            return arguments[0]
+        wide = builder.zext(arguments[0], ir.IntType(32))
+        return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
 
-@njit(inline="always")
-def _load_float32(x: Any) -> Any:
-    return x
+    return types.float32(x), generate
 
 
 @njit(inline="always", fastmath=True)
@@ -74,12 +77,13 @@ def _store(k: Any, v: Any, keys: Any, values: Any, blocks: Any, slots: Any) -> N
 
 
 @cache
-def _make_kernel(B: int, D: int, G: int, bfloat16: bool) -> Callable[..., None]:  # noqa: C901
+def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
     """The kernel for one block size, head size and group size: as constants, loops unroll.
 
     One loop nest, kept in one piece: calls in it would have to pass its scratch arrays around.
+    Only numbers may be free in it: Numba's disk cache finds a kernel again by their values, and a
+    function among them has another value in each process.
     """
-    load = _load_bfloat16 if bfloat16 else _load_float32
 
     @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
     def kernel(  # noqa: C901
@@ -105,15 +109,15 @@ def _make_kernel(B: int, D: int, G: int, bfloat16: bool) -> Callable[..., None]:
             s = np.empty(B, np.float32)
             for r in range(count * G):
                 for d in range(D):
-                    qs[r, d] = load(q[first + r // G, head * G + r % G, d]) * scale
+                    qs[r, d] = _load(q[first + r // G, head * G + r % G, d]) * scale
             for j in range((start + count - 1) // B + 1):
                 block = tables[row, j]
                 for d in range(D):
                     for slot in range(B):
-                        kb[d, slot] = load(keys[block, head, d, slot])
+                        kb[d, slot] = _load(keys[block, head, d, slot])
                 for slot in range(B):
                     for d in range(D):
-                        vb[slot, d] = load(values[block, head, slot, d])
+                        vb[slot, d] = _load(values[block, head, slot, d])
                 for r in range(count * G):
                     valid = min(B, start + r // G - j * B + 1)
                     if valid <= 0:
@@ -165,7 +169,6 @@ class NumbaAttention:
         self._pool = pool
         self._keys = [_bits(keys) for keys in pool.keys]
         self._values = [_bits(values) for values in pool.values]
-        self._bfloat16 = pool.keys[0].dtype is torch.bfloat16
 
     def begin(self, batch: AttentionBatch) -> None:
         self._batch = batch
@@ -183,7 +186,7 @@ class NumbaAttention:
         out = torch.empty_like(q)
         if len(self._tiles):
             _, heads, head_dim = q.shape
-            kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1], self._bfloat16)
+            kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1])
             single = torch.empty(q.shape, dtype=torch.float32)
             kernel(
                 _bits(q),

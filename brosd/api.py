@@ -30,6 +30,7 @@ from bros.brosd.wire import (
     JobPut,
     Jobs,
     JobStatus,
+    KvStats,
     Message,
     Refused,
     Reply,
@@ -46,6 +47,7 @@ __all__ = [
     "ConnectionLost",
     "JobPage",
     "JobStatus",
+    "KvStats",
     "NotRunning",
     "Stats",
 ]

@@ -20,6 +20,8 @@ ETC_CONFIG = Path("/etc/bros/config.toml")
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+KvMode = Literal["bidirectional", "recompute", "swap"]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
@@ -56,12 +58,23 @@ class WorkerConfig(Section):
 
 
 class KvConfig(Section):
-    """The KV cache. `pool_bytes` is per worker and gives way to `num_blocks` if that is set."""
+    """The KV cache. `pool_bytes` is per worker and gives way to `num_blocks` if that is set.
+
+    `mode` says what a best-effort request loses to a real-time one: tail blocks, as many as needed
+    (bidirectional), all its KV (recompute, as in vLLM), or all of it to host memory (swap).
+    """
 
     block_size: Annotated[int, Meta(ge=1, le=256)] = 16
     pool_bytes: Count = 2**30
     num_blocks: Count | None = None
-    rt_reserve: Annotated[float, Meta(ge=0, lt=1)] = 0.02  # share of blocks BE leaves free
+    rt_reserve: Share = 0.02  # share of blocks BE leaves free
+    mode: KvMode = "bidirectional"  # how BE makes place
+    share: bool = True  # tails of both classes in one block
+    prefix_cache: bool = True  # full blocks serve other requests with the same prefix
+    rt_cached: Share = 0.25  # share of blocks whose cached RT prefixes BE does not evict
+    host_bytes: Annotated[int, Meta(ge=0)] = 2**30  # checkpoints of BE's KV; 0: none
+    copy_bytes_per_step: Count = 16 * 2**20  # bound on checkpoint copies of one iteration
+    low_water: Share = 0.05  # share of free blocks below which BE's tails are saved ahead
 
 
 class SchedulerConfig(Section):

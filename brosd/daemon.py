@@ -136,6 +136,7 @@ class Daemon:
     async def _on_step_done(self, done: wire.StepDone) -> None:
         if not self._supervisor.current(self._worker.child.peer, done.generation):
             return  # the last words of a lost worker; its rows run again elsewhere
+        self._scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
         emit = self._scheduler.complete(done.step, wire.unpack_ids(done.tokens).tolist())
         self._steps_s.append(done.elapsed_s)
         self._iterations += 1
@@ -242,21 +243,19 @@ class Daemon:
         return "ready" if self._worker.child.ready and self._tokenizer.ready else "starting"
 
     def _stats(self) -> wire.Stats:
-        allocator = self._scheduler.allocator
         return wire.Stats(
             state=self._state,
             model=self._config.model.name,
             policy=self._config.scheduler.policy,
             uptime_s=time.monotonic() - self._started_s,
             max_len=self._worker.max_len,
-            blocks_total=allocator.num_blocks if allocator else 0,
-            blocks_free=allocator.num_free if allocator else 0,
             iterations=self._iterations,
             iteration_s=self._mean_step_s,
             worker_restarts=max(0, self._worker.child.generation - 1),
             tokenizer_restarts=max(0, self._tokenizer.generation - 1),
             rt=self._scheduler.stats(Klass.RT),
             be=self._scheduler.stats(Klass.BE),
+            kv=self._scheduler.kv_stats(),
         )
 
     # -- the end ---------------------------------------------------------------------------------

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
 from itertools import islice
 
+from bros.brosd.config import KvMode
 from bros.brosd.policies import Policy
 from bros.brosd.request import Request
-from bros.kv import Allocator, Klass
+from bros.kv import Allocator, Klass, TokenChain
+
+SPARED_AFTER = 3  # a request that was hurt and has recovered so often is hurt after all others
+SAVE_AHEAD = 4  # the share of an iteration's copies that may be made in the background: 1 / this
 
 
 @dataclass(frozen=True)
@@ -21,6 +26,18 @@ class Limits:
     max_losses: int = 3  # workers a request may take down before it is the suspect
 
 
+@dataclass(frozen=True)
+class KvRules:
+    """What preemption takes from a request, and when its KV is saved before it must be.
+
+    `bidirectional` takes the blocks that are needed; `recompute` all KV and the place; `swap` all
+    KV, which is copied to the host.
+    """
+
+    mode: KvMode = "bidirectional"
+    low_water: int = 0  # free blocks below which tails of BE rows are saved in the background
+
+
 @dataclass
 class Counters:
     """What happened to one class since the start, in requests and tokens."""
@@ -28,7 +45,6 @@ class Counters:
     finished: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
-    preempted_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,13 +64,17 @@ class Packer:
 
     policy: Policy
     limits: Limits
+    kv: KvRules
     allocator: Allocator
     running: list[Request]
     waiting: dict[Klass, deque[Request]]
-    counters: dict[Klass, Counters]
+    short_of_memory: Counter[Klass] = field(default_factory=Counter)
+    """Requests that are not in the last plan because blocks lack; of those that wait, one."""
 
     def pack(self) -> list[Chunk]:
         """Fill the token budget in the order of the policy, chunking prompts to fit."""
+        self.allocator.begin_plan()
+        self.short_of_memory.clear()
         budget = self.limits.max_batch_tokens
         chunks: list[Chunk] = []
         planned: set[Request] = set()
@@ -67,10 +87,14 @@ class Packer:
                 if not admitting:
                     continue
             chunk = self._chunk(request, budget, planned)
-            if chunk is not None:
+            if chunk is None:
+                self.short_of_memory[request.klass] += 1
+            else:
                 chunks.append(chunk)
                 planned.add(request)
                 budget -= chunk.count
+        self._prefetch(planned)
+        self._save_ahead()
         return chunks
 
     def _queue(self) -> list[Request]:
@@ -90,63 +114,127 @@ class Packer:
         rivals = [other for other in self.running if other not in victims]
         if len(rivals) >= self.limits.max_sequences:
             return False
-        room = self.allocator.spare(request.klass)
-        room += sum(self.allocator.held(v.row) for v in victims - planned if v.row is not None)
-        room -= sum(self._promised(rival) for rival in rivals)
-        if self.allocator.blocks_for(len(request.tokens)) > room:
+        chain = TokenChain(request.tokens, self.allocator.block_size)
+        room = self._room(request, victims - planned) - sum(self._promised(r) for r in rivals)
+        if self.allocator.needed(chain) > room:
+            self.short_of_memory[request.klass] += 1
             return False
         queue.popleft()
-        request.row = self.allocator.open_row(request.klass)
+        request.row = self.allocator.open_row(request.klass, chain)
         request.known_to_worker = False
         self.running.append(request)
+        self.allocator.counters.prefix_asked_tokens[request.klass] += len(request.tokens)
         return True
+
+    def _room(self, request: Request, victims: Iterable[Request]) -> int:
+        """Blocks that the request could have if its victims lost everything."""
+        rows = [victim.row for victim in victims if victim.row is not None]
+        return self.allocator.available_from(rows, request.klass)
 
     def _promised(self, request: Request) -> int:
         """Blocks that an admitted request has yet to take for the tokens it has."""
-        held = self.allocator.held(request.row) if request.row is not None else 0
-        return max(0, self.allocator.blocks_for(len(request.tokens)) - held)
+        return 0 if request.row is None else self.allocator.lacking(request.row)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a victim loses all its KV, not only what is needed."""
+        return self.kv.mode != "bidirectional"
+
+    def _victims(self, request: Request, planned: Container[Request] = ()) -> list[Request]:
+        """Whom the request may hurt, by the policy; among BE rows, those whose loss costs least."""
+        victims = [v for v in self.policy.victims(request, self.running) if v not in planned]
+        return victims if self.whole else sorted(victims, key=self._cost)
+
+    def _cost(self, victim: Request) -> tuple[bool, bool, bool, int]:
+        """A row that is hurt already is hurt again before a second one; RT comes last."""
+        if victim.klass is Klass.RT or victim.row is None:
+            return True, False, False, 0
+        spared = victim.recoveries >= SPARED_AFTER
+        hurt = self.allocator.is_hurt(victim.row)
+        return False, spared, not hurt, self.allocator.tail_loss(victim.row)
 
     def _chunk(self, request: Request, budget: int, planned: set[Request]) -> Chunk | None:
         """The next tokens of an admitted request, None if memory for them cannot be had."""
         row = request.row
-        if row is None:
+        if row is None or not self._fits(request, row, planned):
             return None
-        start = self.allocator.resident(row)
-        count = min(len(request.tokens) - start, budget)
-        if not self.allocator.grow(row, start + count):
-            if not self._make_room(request, start + count, planned):
-                return None
-            self.allocator.grow(row, start + count)
-        return Chunk(request, row, start, count, start + count == len(request.tokens))
+        before = self.allocator.resident(row)
+        start = self.allocator.reuse(row, self._hurtable(request, row, planned))
+        end = min(len(request.tokens), start + budget)
+        end = min(end, self.allocator.next_copy(row) or end)
+        if not (self.allocator.grow(row, end) or self._grow_by_force(request, row, end, planned)):
+            return None
+        samples = end == len(request.tokens)
+        request.recoveries += samples and before < request.num_computed
+        self.allocator.counters.recomputed_tokens += max(0, min(end, request.num_computed) - start)
+        request.num_computed = max(end, request.num_computed)
+        return Chunk(request, row, start, end - start, samples)
 
-    def _make_room(self, request: Request, num_tokens: int, planned: set[Request]) -> bool:
+    def _fits(self, request: Request, row: int, planned: set[Request]) -> bool:
+        """Whether a BE row that lacks more than its newest token can have all that it lacks.
+
+        Rows that each have a part of what they need, and wait for each other, would be no use.
+        """
+        if request.klass is Klass.RT or self.allocator.resident(row) == len(request.tokens) - 1:
+            return True
+        lacking = self.allocator.lacking(row)
+        if lacking <= self.allocator.available(Klass.BE):
+            return True
+        return lacking <= self._room(request, self._victims(request, planned))
+
+    def _hurtable(self, request: Request, row: int, planned: set[Request]) -> list[int]:
+        """Rows whose tail blocks the request may take for tokens that it has in host memory."""
+        if self.whole or self.allocator.lacking(row) <= self.allocator.available(request.klass):
+            return []
+        return self._rows_of(self._victims(request, planned))
+
+    def _rows_of(self, victims: Iterable[Request]) -> list[int]:
+        """Their rows, if they are BE: RT never loses a part."""
+        return [v.row for v in victims if v.klass is Klass.BE and v.row is not None]
+
+    def _grow_by_force(self, request: Request, row: int, end: int, planned: set[Request]) -> bool:
         """Take KV from the policy's victims; nothing is taken unless it will be enough."""
-        row = request.row
-        victims = [v for v in self.policy.victims(request, self.running) if v not in planned]
-        takeable = sum(self.allocator.held(v.row) for v in victims if v.row is not None)
-        if row is None or self.allocator.missing(row, num_tokens) > takeable:
+        victims = self._victims(request, planned)
+        if not self.whole and self.allocator.grow(row, end, self._rows_of(victims)):
+            return True
+        short = self.allocator.blocks_for(end) - self.allocator.held(row)
+        if short > self._room(request, victims):
             return False
         for victim in victims:
-            missing = self.allocator.missing(row, num_tokens)
-            if missing == 0:
-                break
-            self._preempt(victim, missing)
-        return True
+            self._preempt(victim)
+            if self.allocator.grow(row, end):
+                return True
+        return False
 
-    def _preempt(self, victim: Request, num_blocks: int) -> None:
-        """Take up to `num_blocks` tail blocks of a BE row; otherwise all, and let it wait."""
-        if victim.row is None:
+    def _prefetch(self, planned: set[Request]) -> None:
+        """Bring back what BE rows lost and can have again, also if there was no budget to run."""
+        for request in self.running:
+            row = request.row
+            if request.klass is Klass.RT or request in planned or row is None:
+                continue
+            if self.allocator.lacking(row) <= self.allocator.available(Klass.BE):
+                self.allocator.reuse(row)
+
+    def _save_ahead(self) -> None:
+        """With few blocks free, save what is likely to be lost next."""
+        if self.whole or self.allocator.num_free >= self.kv.low_water:
             return
-        before = self.allocator.resident(victim.row)
-        counters = self.counters[victim.klass]
-        if victim.klass is Klass.BE and not self.policy.preempts_whole:
-            lost = self.allocator.drop_tail(
-                victim.row, min(num_blocks, self.allocator.held(victim.row))
-            )
-            counters.preempted_tokens += lost
+        best_effort = [request for request in reversed(self.running) if request.klass is Klass.BE]
+        likely = self._rows_of(sorted(best_effort, key=self._cost))
+        self.allocator.save_ahead(likely, self.allocator.max_copies // SAVE_AHEAD)
+
+    def _preempt(self, victim: Request) -> None:
+        """Take everything: in `swap` mode a BE row keeps its place, otherwise it waits again."""
+        if victim.row is None or not self.allocator.held(victim.row):
             return
+        victim.recoveries += 1
+        if victim.klass is Klass.BE and self.kv.mode != "recompute":
+            self.allocator.give_up(victim.row)
+            return
+        counters = self.allocator.counters
+        counters.preempted_tokens[victim.klass] += self.allocator.resident(victim.row)
+        counters.preempted_blocks += self.allocator.held(victim.row)
         self.allocator.close_row(victim.row)
-        counters.preempted_tokens += before
         victim.row = None
         self.running.remove(victim)
         self.waiting[victim.klass].appendleft(victim)

@@ -1,6 +1,6 @@
 """Which request may claim an iteration first, and whose KV it may take for that.
 
-A policy only orders; `Scheduler` applies budgets and moves blocks. Pure: no clock, no I/O.
+A policy only orders; `Packer` applies budgets and moves blocks. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ Waiting = Mapping[Klass, Iterable[Request]]
 class Policy(Protocol):
     """Requests that run come in order of admission, those that wait in order of arrival."""
 
-    preempts_whole: bool
-    """Whether a victim loses all its KV (as in vLLM's recompute) or only what is needed."""
-
     def queue(self, running: list[Request], waiting: Waiting) -> Iterable[Request]:
         """All requests, in the order in which they may claim the iteration."""
 
@@ -31,8 +28,6 @@ class Policy(Protocol):
 
 class Fcfs:
     """First come, first served, blind to classes: vLLM's default, our baseline."""
-
-    preempts_whole = True
 
     def queue(self, running: list[Request], waiting: Waiting) -> Iterable[Request]:
         arrivals = merge(*waiting.values(), key=lambda request: request.arrived_s)
@@ -44,8 +39,6 @@ class Fcfs:
 
 class Bros:
     """Real-time before best-effort, decodes before prefills; RT takes BE's tail blocks."""
-
-    preempts_whole = False
 
     def queue(self, running: list[Request], waiting: Waiting) -> Iterable[Request]:
         by_class: dict[Klass, list[Request]] = {Klass.RT: [], Klass.BE: []}

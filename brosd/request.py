@@ -25,6 +25,8 @@ class Request:
     known_to_worker: bool = False
     losses: int = 0  # workers that died while they ran it
     aborted: bool = False
+    num_computed: int = 0  # tokens whose KV was ever computed
+    recoveries: int = 0  # times that it lost KV and got it back
 
     @classmethod
     def of(cls, admit: Admit) -> Request:

@@ -11,11 +11,21 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from bros.brosd.packing import Chunk, Counters, Limits, Packer
+from bros.brosd.packing import Chunk, Counters, KvRules, Limits, Packer
 from bros.brosd.policies import Policy
 from bros.brosd.request import Request
-from bros.brosd.wire import Admit, ClassStats, Emit, Fail, FinishReason, Fresh, StepPlan, pack_ids
-from bros.kv import Allocator, Klass
+from bros.brosd.wire import (
+    Admit,
+    ClassStats,
+    Emit,
+    Fail,
+    FinishReason,
+    Fresh,
+    KvStats,
+    StepPlan,
+    pack_ids,
+)
+from bros.kv import Allocator, Klass, KvCosts, KvCounters
 
 
 @dataclass
@@ -24,6 +34,11 @@ class Flight:
 
     step: int
     chunks: list[Chunk]
+    num_copies: int
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.count for chunk in self.chunks)
 
 
 def _queues() -> dict[Klass, deque[Request]]:
@@ -36,6 +51,9 @@ class Scheduler:
 
     policy: Policy
     limits: Limits
+    rules: KvRules = field(default_factory=KvRules)
+    kv: KvCounters = field(default_factory=KvCounters)
+    costs: KvCosts = field(default_factory=KvCosts)
     running: list[Request] = field(default_factory=list)  # in order of admission
     waiting: dict[Klass, deque[Request]] = field(default_factory=_queues)
     counters: dict[Klass, Counters] = field(
@@ -50,9 +68,12 @@ class Scheduler:
     # -- the worker comes and goes ---------------------------------------------------------------
 
     def attach(self, allocator: Allocator, max_len: int) -> None:
-        """A worker with an empty pool serves these requests from now on."""
+        """A worker with an empty pool serves these requests from now on.
+
+        The allocator counts in `kv` and decides by `costs`.
+        """
         self._packer = Packer(
-            self.policy, self.limits, allocator, self.running, self.waiting, self.counters
+            self.policy, self.limits, self.rules, allocator, self.running, self.waiting
         )
         self._max_len = max_len
 
@@ -140,7 +161,31 @@ class Scheduler:
         return ClassStats(
             running=sum(request.klass is klass for request in self.running),
             waiting=len(self.waiting[klass]),
+            preempted_tokens=self.kv.preempted_tokens[klass],
+            prefix_asked_tokens=self.kv.prefix_asked_tokens[klass],
+            prefix_hit_tokens=self.kv.prefix_hit_tokens[klass],
+            memory_wait_s=self.kv.memory_wait_s[klass],
             **vars(self.counters[klass]),
+        )
+
+    def kv_stats(self) -> KvStats:
+        """The KV cache's state and counters."""
+        allocator, kv = self.allocator, self.kv
+        return KvStats(
+            blocks_total=allocator.num_blocks if allocator else 0,
+            blocks_free=allocator.num_free if allocator else 0,
+            host_blocks_total=allocator.table.geometry.host_slots if allocator else 0,
+            host_blocks_used=allocator.num_host_used if allocator else 0,
+            shared_blocks=kv.shared_blocks,
+            preempted_blocks=kv.preempted_blocks,
+            saved_blocks=kv.saved_blocks,
+            restored_blocks=kv.restored_blocks,
+            moved_blocks=kv.moved_blocks,
+            evicted_blocks=kv.evicted_blocks,
+            dropped_tokens=kv.dropped_tokens,
+            recomputed_tokens=kv.recomputed_tokens,
+            copy_bytes=kv.copy_bytes,
+            copy_s=kv.copy_s,
         )
 
     # -- iterations ------------------------------------------------------------------------------
@@ -149,18 +194,33 @@ class Scheduler:
         """The next iteration; None if there is nothing to do or one is in flight."""
         if self._packer is None or self._flight is not None:
             return None
-        chunks = self._packer.pack()
-        if not chunks:
+        chunks, num_copies = self._packer.pack(), self._packer.allocator.num_copies
+        if not chunks and not num_copies:
             return None
         self._step += 1
-        self._flight = Flight(self._step, chunks)
+        self._flight = Flight(self._step, chunks, num_copies)
         return StepPlan(
             step=self._step,
             rows=pack_ids([chunk.row for chunk in chunks]),
             starts=pack_ids([chunk.start for chunk in chunks]),
             counts=pack_ids([chunk.count for chunk in chunks]),
+            num_copies=num_copies,
             fresh=self._fresh(chunks),
         )
+
+    def measure(self, elapsed_s: float, copy_s: float, copy_bytes: int) -> None:
+        """Take what the iteration in flight took: its copies, and all of it."""
+        self.kv.copy_s += copy_s
+        self.kv.copy_bytes += copy_bytes
+        flight = self._flight
+        if flight is None or self._packer is None:
+            return
+        for klass, num_requests in self._packer.short_of_memory.items():
+            self.kv.memory_wait_s[klass] += num_requests * elapsed_s
+        if flight.num_copies:
+            self.costs.note_copies(copy_s / flight.num_copies)
+        if flight.num_tokens * 2 > self.limits.max_batch_tokens:  # prefill, not a few decodes
+            self.costs.note_compute((elapsed_s - copy_s) / flight.num_tokens)
 
     def complete(self, step: int, tokens: Iterable[int]) -> Emit | None:
         """Take the sampled tokens of iteration `step`; ValueError if that is not in flight."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bros.kv import Klass
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 
@@ -125,13 +125,18 @@ class Abort(Message, tag="abort"):
 
 
 class StepDone(Message, tag="done"):
-    """An iteration is over. `tokens` has one id per row that sampled, in plan order."""
+    """An iteration is over. `tokens` has one id per row that sampled, in plan order.
+
+    `copy_s` and `copy_bytes` are the checkpoint copies' part of it.
+    """
 
     worker: int
     generation: int
     step: int
     tokens: bytes
     elapsed_s: float
+    copy_s: float = 0.0
+    copy_bytes: int = 0
 
 
 ToDaemon = Hello | Geometry | Ready | Beat | Fault | Admit | Abort | StepDone
@@ -159,7 +164,8 @@ class StepPlan(Message, tag="step"):
     """One iteration: row `rows[i]` computes its tokens `[starts[i], starts[i] + counts[i])`.
 
     A row whose chunk ends with its last known token samples the next one, which the worker
-    appends to the row by itself.
+    appends to the row by itself. Before all else, the worker runs the first `num_copies` entries
+    of the block table's copy log.
     """
 
     step: int
@@ -167,6 +173,7 @@ class StepPlan(Message, tag="step"):
     starts: bytes
     counts: bytes
     fresh: list[Fresh] = []
+    num_copies: int = 0
 
 
 class Stop(Message, tag="stop"):
@@ -197,7 +204,10 @@ class Fail(Message, tag="fail"):
 
 
 class ClassStats(Part):
-    """Requests and tokens of one class since the daemon started."""
+    """Requests and tokens of one class since the daemon started.
+
+    `memory_wait_s` adds up the time of iterations that requests were not in because blocks lacked.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -205,6 +215,28 @@ class ClassStats(Part):
     prompt_tokens: int = 0
     output_tokens: int = 0
     preempted_tokens: int = 0
+    prefix_asked_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    memory_wait_s: float = 0.0
+
+
+class KvStats(Part):
+    """The KV cache since the daemon started, in blocks, tokens, bytes and seconds."""
+
+    blocks_total: int = 0
+    blocks_free: int = 0
+    host_blocks_total: int = 0
+    host_blocks_used: int = 0
+    shared_blocks: int = 0
+    preempted_blocks: int = 0
+    saved_blocks: int = 0
+    restored_blocks: int = 0
+    moved_blocks: int = 0
+    evicted_blocks: int = 0
+    dropped_tokens: int = 0
+    recomputed_tokens: int = 0
+    copy_bytes: int = 0
+    copy_s: float = 0.0
 
 
 class Stats(Message, tag="stats"):
@@ -215,14 +247,13 @@ class Stats(Message, tag="stats"):
     policy: str
     uptime_s: float
     max_len: int
-    blocks_total: int
-    blocks_free: int
     iterations: int
     iteration_s: float  # mean over the last second
     worker_restarts: int
     tokenizer_restarts: int
     rt: ClassStats
     be: ClassStats
+    kv: KvStats
 
 
 class Drain(Message, tag="drain"):

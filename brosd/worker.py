@@ -13,6 +13,7 @@ from bros.brosd.config import Config
 from bros.brosd.link import Outbox
 from bros.brosd.packing import Limits
 from bros.brosd.policies import POLICIES
+from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.supervisor import Child, Supervisor
 from bros.kv import Allocator, BlockTable, TableGeometry
@@ -42,6 +43,7 @@ class Worker:
         self.max_len = 0
         self._outbox: Outbox[wire.ToWorker] | None = None
         self._table: BlockTable | None = None
+        self._pool: PoolPlan | None = None
         self._sent_s = 0.0  # when the plan in flight was sent
 
     async def start(self) -> None:
@@ -52,8 +54,8 @@ class Worker:
 
     async def make_table(self, geometry: wire.Geometry) -> None:
         """The worker has loaded its model: make its block table. PoolTooSmall if that is vain."""
-        usable = geometry.num_blocks - self._rt_reserve(geometry.num_blocks)
-        self.max_len = min(geometry.max_len, usable * geometry.block_size)
+        pool = PoolPlan(self._config, geometry)
+        self.max_len = pool.max_len
         if self.max_len < 2:
             raise PoolTooSmall(
                 f"the KV pool of {geometry.num_blocks} blocks of {geometry.block_size} tokens "
@@ -64,24 +66,24 @@ class Worker:
             block_size=geometry.block_size,
             max_rows=2 * self._config.scheduler.max_sequences,  # RT's, and BE's that pause for them
             max_len=self.max_len,
+            host_slots=pool.host_slots,
+            max_copies=pool.max_copies,
         )
         path = self._config.runtime / f"table-{self._index}.{geometry.generation}.kv"
         self._table = BlockTable(path, sizes, epoch=geometry.generation)
+        self._pool = pool
         await self._send(wire.Attach(path=str(path)))
 
     def serve(self) -> None:
         """The worker has mapped its table and warmed up: schedule on it."""
-        if self._table is None:
+        if self._table is None or self._pool is None:
             return
         # The mapping stays; without a name, nothing is left behind whoever gets killed.
         self._table.unlink()
-        reserve = self._rt_reserve(self._table.geometry.num_blocks)
-        self.scheduler.attach(Allocator(self._table, reserve), self.max_len)
-
-    def _rt_reserve(self, num_blocks: int) -> int:
-        if self._config.scheduler.policy == "fcfs":
-            return 0  # blind to classes
-        return int(num_blocks * self._config.kv.rt_reserve)
+        scheduler = self.scheduler
+        scheduler.rules = self._pool.rules
+        allocator = Allocator(self._table, self._pool.options, scheduler.costs, scheduler.kv)
+        scheduler.attach(allocator, self.max_len)
 
     async def dispatch(self) -> None:
         """Send the next plan, if the worker is idle and there is something to do."""

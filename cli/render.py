@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from bros.brosd.api import JobStatus, Stats
+from bros.brosd.api import JobStatus, KvStats, Stats
 
 PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
 _CONTROLS = dict.fromkeys(c for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t")
@@ -35,6 +35,19 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+CLASS_COLUMNS = (
+    "running",
+    "waiting",
+    "finished",
+    "tokens in",
+    "tokens out",
+    "preempted",
+    "prefix asked",
+    "prefix hit",
+    "memory wait",
+)
+
+
 def show_status(stats: Stats | None, *, json: bool = False) -> None:
     """Print the daemon's state; None is a daemon that has not said anything yet."""
     if json:
@@ -51,27 +64,36 @@ def status_view(stats: Stats) -> RenderableType:
     for name, value in _facts(stats):
         head.add_row(name, value)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    names = ("running", "waiting", "finished", "tokens in", "tokens out", "preempted")
     table.add_column("class")
-    for name in names:
+    for name in CLASS_COLUMNS:
         table.add_column(name, justify="right")
     for klass, row in (("real-time", stats.rt), ("best-effort", stats.be)):
-        table.add_row(klass, *(f"{value:,}" for value in msgspec.structs.astuple(row)))
+        *counts, memory_wait_s = msgspec.structs.astuple(row)
+        table.add_row(klass, *(f"{value:,}" for value in counts), f"{memory_wait_s:,.1f} s")
     return Group(head, "", table)
 
 
 def _facts(stats: Stats) -> list[tuple[str, str]]:
-    used = stats.blocks_total - stats.blocks_free
-    share = used / stats.blocks_total if stats.blocks_total else 0.0
+    kv = stats.kv
+    used = kv.blocks_total - kv.blocks_free
+    share = used / kv.blocks_total if kv.blocks_total else 0.0
     restarts = f"{stats.worker_restarts} worker, {stats.tokenizer_restarts} tokenizer"
     return [
         ("state", f"{stats.state}, up {duration(stats.uptime_s)}"),
         ("model", f"{stats.model}, up to {stats.max_len:,} tokens"),
         ("policy", stats.policy),
-        ("KV blocks", f"{used:,} of {stats.blocks_total:,} used ({share:.0%})"),
+        ("KV blocks", f"{used:,} of {kv.blocks_total:,} used ({share:.0%})"),
+        ("preempted", f"{kv.preempted_blocks:,} blocks; {kv.shared_blocks:,} shared"),
+        ("checkpoints", _checkpoints(kv)),
         ("iterations", f"{stats.iterations:,}, now {stats.iteration_s * 1000:.1f} ms each"),
         ("restarts", restarts),
     ]
+
+
+def _checkpoints(kv: KvStats) -> str:
+    copies = f"{kv.saved_blocks:,} blocks saved, {kv.restored_blocks:,} restored"
+    lost = f"{kv.dropped_tokens:,} tokens dropped, {kv.recomputed_tokens:,} computed again"
+    return f"{copies} ({kv.copy_bytes / 2**20:,.1f} MiB); {lost}"
 
 
 def show_jobs(jobs: list[JobStatus], *, json: bool = False) -> None:

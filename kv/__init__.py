@@ -7,7 +7,22 @@ if __name__ != "bros.kv":
     raise ImportError("import bros.kv, not kv: one file has one module name")
 
 from bros.kv.allocator import Allocator
-from bros.kv.layout import Klass, TableGeometry, slot_of
+from bros.kv.counters import KvCosts, KvCounters
+from bros.kv.layout import CopyKind, Klass, TableGeometry, slot_of
+from bros.kv.prefix import TokenChain
+from bros.kv.supply import KvOptions
 from bros.kv.table import BlockTable, BlockTableView
 
-__all__ = ["Allocator", "BlockTable", "BlockTableView", "Klass", "TableGeometry", "slot_of"]
+__all__ = [
+    "Allocator",
+    "BlockTable",
+    "BlockTableView",
+    "CopyKind",
+    "Klass",
+    "KvCosts",
+    "KvCounters",
+    "KvOptions",
+    "TableGeometry",
+    "TokenChain",
+    "slot_of",
+]

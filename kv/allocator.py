@@ -1,13 +1,21 @@
 """Gives KV blocks to sequence rows: the one writer of a block table.
 
-A row's resident tokens are always the prefix `[0, resident_len)` of its sequence, so taking KV
-away from it means taking tail blocks, and one integer says what is left. Taken blocks are
-dropped: their tokens are computed again when the row grows back.
+A row grows by what a plan computes, and by what it need not compute: published blocks with the same
+prefix, and host copies of what it had lost.
 """
 
 from __future__ import annotations
 
-from bros.kv.layout import NO_ROW, Column, Klass
+from collections.abc import Iterable, Sequence
+
+from bros.kv.blocks import Blocks
+from bros.kv.checkpoints import Checkpoints
+from bros.kv.counters import KvCosts, KvCounters
+from bros.kv.free import FreeBlocks
+from bros.kv.layout import Klass
+from bros.kv.prefix import TokenChain
+from bros.kv.row import Row
+from bros.kv.supply import KvOptions, Supply
 from bros.kv.table import BlockTable
 
 
@@ -16,31 +24,67 @@ class NoFreeRow(RuntimeError):
 
 
 class Allocator:
-    """Blocks and rows of one table. RT may use every block, BE leaves `rt_reserve` free."""
+    """Blocks and rows of one table. `begin_plan`, then `reuse` and `grow` row after row."""
 
-    def __init__(self, table: BlockTable, rt_reserve: int = 0) -> None:
-        geometry = table.geometry
+    def __init__(
+        self,
+        table: BlockTable,
+        options: KvOptions | None = None,
+        costs: KvCosts | None = None,
+        counters: KvCounters | None = None,
+    ) -> None:
         self.table = table
-        self.block_size = geometry.block_size
-        self.num_blocks = geometry.num_blocks
-        self._rt_reserve = rt_reserve
-        self._free = list(range(geometry.num_blocks - 1, -1, -1))
-        self._free_rows = list(range(geometry.max_rows - 1, -1, -1))
-        self._held: dict[int, list[int]] = {}  # row -> its blocks, in order
+        self.block_size = table.geometry.block_size
+        self.num_blocks = table.geometry.num_blocks
+        self.options = options or KvOptions()
+        self.costs = costs or KvCosts()
+        self.counters = counters or KvCounters()
+        free = FreeBlocks(self.num_blocks, self.options.rt_reserve, self.options.rt_cached)
+        self._blocks = Blocks(table, free, self.counters)
+        self._checkpoints = Checkpoints(table, self._blocks, self.costs, self.counters)
+        self._free_rows = list(range(table.geometry.max_rows - 1, -1, -1))
+        self._rows: dict[int, Row] = {}
+        self._planned: set[int] = set()
+        self._supply = Supply(
+            table,
+            self.options,
+            self._blocks,
+            self._checkpoints,
+            self.counters,
+            self._rows,
+            self._planned,
+        )
+
+    # -- what there is ---------------------------------------------------------------------------
 
     @property
     def num_free(self) -> int:
-        """Blocks without an owner."""
-        return len(self._free)
+        """Blocks that no row holds, cached ones included."""
+        return len(self._blocks.free)
+
+    @property
+    def num_host_used(self) -> int:
+        """Host slots with a copy."""
+        return self._checkpoints.num_used
 
     @property
     def num_rows(self) -> int:
         """Rows in use."""
-        return len(self._held)
+        return len(self._rows)
 
-    def spare(self, klass: Klass) -> int:
-        """Free blocks that a row of this class may take; negative if BE has to shrink."""
-        return len(self._free) - (self._rt_reserve if klass is Klass.BE else 0)
+    @property
+    def num_copies(self) -> int:
+        """Entries of the copy log that belong to the plan."""
+        return self._checkpoints.num_logged
+
+    @property
+    def max_copies(self) -> int:
+        """Entries that the copy log can have."""
+        return len(self.table.copies)
+
+    def available(self, klass: Klass) -> int:
+        """Free blocks that a row of this class may take: the reserve is RT's."""
+        return self._blocks.free.available(klass)
 
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that hold `num_tokens` tokens of one sequence."""
@@ -48,102 +92,236 @@ class Allocator:
 
     def held(self, row: int) -> int:
         """Blocks that the row holds."""
-        return len(self._held[row])
+        return len(self._rows[row].blocks)
 
     def resident(self, row: int) -> int:
         """Tokens of the row whose KV is in the pool, or will be after the plan in flight."""
-        return int(self.table.resident_len[row])
+        return self._rows[row].resident
 
-    def open_row(self, klass: Klass) -> int:
-        """A new, empty row. NoFreeRow if the table is full."""
+    def lacking(self, row: int) -> int:
+        """Blocks that the row must take before it can hold all its known tokens."""
+        held = self._rows[row]
+        stuck = self._must_move(held, len(held.chain))
+        return self.needed(held.chain, len(held.blocks)) + stuck
+
+    def needed(self, chain: TokenChain, held: int = 0) -> int:
+        """Blocks for a request's known tokens beyond those it holds and those others hold."""
+        total = self.blocks_for(len(chain))
+        index = held
+        while index < total and self._find(chain, index, readers=1) is not None:
+            index += 1
+        return total - index
+
+    def available_from(self, rows: Iterable[int], klass: Klass) -> int:
+        """The same, if these rows lost everything."""
+        return self._supply.available_from([self._rows[row] for row in rows], klass)
+
+    def tail_loss(self, row: int) -> int:
+        """Tokens without a copy in the row's last block: what taking it would cost."""
+        held = self._rows[row]
+        if not held.blocks:
+            return 0
+        index = len(held.blocks) - 1
+        length = held.resident - index * self.block_size
+        return max(0, length - self._checkpoints.num_valid(held, index))
+
+    def is_hurt(self, row: int) -> bool:
+        """Whether the row has lost tokens that it had."""
+        return self._rows[row].resident < int(self.table.num_tokens[row])
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def open_row(self, klass: Klass, chain: TokenChain) -> int:
+        """A new, empty row for the tokens of `chain`, which may grow. NoFreeRow if it is full."""
         if not self._free_rows:
             raise NoFreeRow(f"all {self.table.geometry.max_rows} rows are in use")
-        row = self._free_rows.pop()
-        self._held[row] = []
-        self.table.klass[row] = klass
-        self.table.num_tokens[row] = self.table.resident_len[row] = 0
-        return row
+        index = self._free_rows.pop()
+        self._rows[index] = Row(index, klass, chain)
+        self.table.klass[index] = klass
+        self.table.num_tokens[index] = self.table.resident_len[index] = 0
+        return index
 
-    def close_row(self, row: int) -> None:
-        """Free the row and all its blocks."""
-        self.drop_tail(row, self.held(row))
-        del self._held[row]
-        self.table.num_tokens[row] = 0
-        self._free_rows.append(row)
+    def close_row(self, index: int) -> None:
+        """Free the row, its blocks and its copies."""
+        row = self._rows.pop(index)
+        self._checkpoints.discard_all(row)
+        for block in reversed(row.blocks):  # the oldest content is the last to be evicted
+            self._blocks.release(block, row.klass)
+        self.table.num_tokens[index] = self.table.resident_len[index] = 0
+        self._free_rows.append(index)
 
-    def missing(self, row: int, num_tokens: int) -> int:
-        """Blocks that must be taken from others before the row can hold `num_tokens` tokens."""
-        needed = self.blocks_for(num_tokens) - self.held(row)
-        return max(0, needed - self.spare(self._klass(row))) if needed > 0 else 0
+    # -- plans -----------------------------------------------------------------------------------
 
-    def grow(self, row: int, num_tokens: int) -> bool:
+    def begin_plan(self) -> None:
+        """The last plan is done: its copies are made, its rows may be hurt again."""
+        self._checkpoints.begin_plan()
+        for index in self._planned & self._rows.keys():
+            self._rows[index].written = self._rows[index].resident
+        self._planned.clear()
+
+    def reuse(self, index: int, victims: Sequence[int] = ()) -> int:
+        """Take up cached prefixes and host copies that continue the row; its resident tokens.
+
+        At least one known token is left to compute: it is what the next one is sampled from. As in
+        `grow`, blocks for copies may be taken from `victims`.
+        """
+        row = self._rows[index]
+        before = row.resident
+        while self._read_cached(row) or self._restore(row, victims):
+            pass
+        if row.resident != before:
+            self._supply.note_resident(row)
+        return row.resident
+
+    def next_copy(self, index: int) -> int | None:
+        """Position behind the row's resident tokens from which a host copy goes on, if any."""
+        row = self._rows[index]
+        starts = (block * self.block_size for block in row.copies)
+        return min((start for start in starts if start > row.resident), default=None)
+
+    def grow(self, index: int, num_tokens: int, victims: Sequence[int] = ()) -> bool:
         """Make room for the first `num_tokens` tokens of the row; False, and no change, if not.
 
-        The added tokens count as resident: the caller must compute them in its next plan.
+        The added tokens count as resident: the caller must compute them in the plan. What free
+        blocks do not give is taken from `victims`, BE rows, the first first, unless they are in
+        the plan; nothing is taken if all of it would not be enough.
         """
-        if self.missing(row, num_tokens):
+        row = self._rows[index]
+        if self._meets_planned(row, num_tokens) or not self._extend(row, num_tokens, victims):
             return False
-        blocks, table = self._held[row], self.table
-        first = self.resident(row) // self.block_size
-        owner, length = self._columns(row)
-        while len(blocks) < self.blocks_for(num_tokens):
-            block = self._free.pop()
-            owner[block] = row
-            table.blocks[row, len(blocks)] = block
-            blocks.append(block)
-        for index in range(first, len(blocks)):
-            length[blocks[index]] = min(self.block_size, num_tokens - index * self.block_size)
-        table.resident_len[row] = num_tokens
-        table.num_tokens[row] = max(num_tokens, int(table.num_tokens[row]))
+        self._planned.add(index)
+        for block in range(row.resident // self.block_size, len(row.blocks)):
+            length = min(self.block_size, num_tokens - block * self.block_size)
+            self._set_length(row, block, length)
+        row.resident = num_tokens
+        self._supply.note_resident(row)
         return True
 
-    def drop_tail(self, row: int, num_blocks: int) -> int:
-        """Take the last `num_blocks` blocks from a row; returns the resident tokens it lost."""
-        if num_blocks == 0:
-            return 0
-        blocks = self._held[row]
-        taken = blocks[len(blocks) - num_blocks :]
-        del blocks[len(blocks) - num_blocks :]
-        owner, length = self._columns(row)
-        for block in taken:
-            owner[block] = NO_ROW
-            length[block] = 0
-        self._free.extend(reversed(taken))
-        before = self.resident(row)
-        self.table.resident_len[row] = min(before, len(blocks) * self.block_size)
-        return before - self.resident(row)
+    def give_up(self, index: int) -> None:
+        """Take everything from a BE row but the row itself; its blocks are saved if that pays."""
+        row = self._rows[index]
+        self._supply.lose_tail(row, len(row.blocks))
 
-    def _klass(self, row: int) -> Klass:
-        return Klass(int(self.table.klass[row]))
+    def save_ahead(self, rows: Iterable[int], num_blocks: int) -> None:
+        """Save up to `num_blocks` full tail blocks of these BE rows: losing them is then free."""
+        for index in rows:
+            row = self._rows[index]
+            full = min(row.resident, row.written) // self.block_size
+            for block in range(full - 1, -1, -1):
+                if num_blocks == 0:
+                    return
+                if self._checkpoints.is_saved(row, block, self.block_size):
+                    continue
+                if not self._blocks.is_left(row.blocks[block]):
+                    break
+                if not self._checkpoints.save(row, block, self.block_size, evict=False):
+                    return
+                num_blocks -= 1
 
-    def _columns(self, row: int) -> tuple[Column, Column]:
-        """The owner and length columns that blocks of this row's class use."""
-        table = self.table
-        if self._klass(row) is Klass.RT:
-            return table.rt_row, table.rt_len
-        return table.be_row, table.be_len
+    # -- growing ---------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Raise AssertionError unless the invariants of the table hold (docs/design/kv.md)."""
-        table, size = self.table, self.block_size
-        owned = [block for blocks in self._held.values() for block in blocks]
-        _require(len(set(owned)) == len(owned), "a block has two owners")
-        _require(sorted(owned + self._free) == list(range(self.num_blocks)), "a block leaked")
-        _require(bool((table.rt_len + table.be_len <= size).all()), "a block is overfull")
-        for block in self._free:
-            empty = table.rt_row[block] == NO_ROW and table.be_row[block] == NO_ROW
-            _require(empty and table.rt_len[block] + table.be_len[block] == 0, "free but owned")
-        for row, blocks in self._held.items():
-            owner, length = self._columns(row)
-            resident = self.resident(row)
-            _require(table.blocks[row, : len(blocks)].tolist() == blocks, "row lists differ")
-            _require(all(owner[block] == row for block in blocks), "block and row disagree")
-            _require(int(length[blocks].sum()) == resident, "slots and tokens differ")
-            _require(len(blocks) == self.blocks_for(resident), "blocks and tokens differ")
-            if self._klass(row) is Klass.RT:
-                _require(resident == int(table.num_tokens[row]), "RT lost KV")
+    def _meets_planned(self, row: Row, num_tokens: int) -> bool:
+        """Whether an RT tail would grow into the tail of a BE row that is in the plan."""
+        if row.klass is Klass.BE or row.resident % self.block_size == 0:
+            return False
+        block = row.blocks[-1]
+        length = min(self.block_size, num_tokens - (len(row.blocks) - 1) * self.block_size)
+        other = self._blocks.owner(block, Klass.BE)
+        return other in self._planned and length > self._blocks.room(block, Klass.RT)
 
+    def _must_move(self, row: Row, num_tokens: int) -> bool:
+        """Whether RT has taken the slots of the row's last block that come next."""
+        if row.klass is Klass.RT or row.resident % self.block_size == 0:
+            return False
+        length = min(self.block_size, num_tokens - (len(row.blocks) - 1) * self.block_size)
+        return length > self._blocks.room(row.blocks[-1], Klass.BE)
 
-def _require(condition: bool, what: str) -> None:
-    if not condition:
-        raise AssertionError(what)
+    def _extend(self, row: Row, num_tokens: int, victims: Sequence[int]) -> bool:
+        """Add the blocks that `num_tokens` tokens need; False, and no change, if they lack."""
+        moving = self._must_move(row, num_tokens)
+        count = self.blocks_for(num_tokens) - len(row.blocks) + moving
+        if count <= 0:
+            return True
+        if moving and not self._checkpoints.hold():
+            return False
+        last = (num_tokens - 1) % self.block_size + 1
+        blocks = self._supply.obtain(row.klass, count, last, victims)
+        if blocks is None:
+            self._checkpoints.let_go()
+            return False
+        if moving:
+            self._move_tail(row, blocks.pop(0))
+        for block in blocks:
+            self._add_block(row, block)
+        return True
+
+    def _add_block(self, row: Row, block: int) -> None:
+        self._blocks.own(block, row.klass, row.index)
+        self.table.blocks[row.index, len(row.blocks)] = block
+        row.blocks.append(block)
+
+    def _move_tail(self, row: Row, target: int) -> None:
+        """Put the row's last, partial block elsewhere: RT fills up the one it lies in."""
+        source, index = row.blocks.pop(), len(row.blocks)
+        length = row.resident - index * self.block_size
+        self._checkpoints.move(source, target, length)
+        self._blocks.disown(source, row.klass)
+        self._add_block(row, target)
+        self._blocks.set_length(target, row.klass, length)
+
+    def _set_length(self, row: Row, index: int, length: int) -> None:
+        block = row.blocks[index]
+        if row.klass is Klass.RT:
+            self._supply.squeeze(block, self.block_size - length)
+        self._blocks.set_length(block, row.klass, length)
+        if length == self.block_size and self.options.prefix:
+            self._blocks.publish(block, row.klass, row.chain.digest(index))
+
+    # -- taking up -------------------------------------------------------------------------------
+
+    def _find(self, chain: TokenChain, index: int, readers: int = 0) -> int | None:
+        """The published block with block `index` of these tokens, with at least `readers`."""
+        if not self.options.prefix or (index + 1) * self.block_size >= len(chain):
+            return None
+        block = self._blocks.index.find(chain.digest(index))
+        if block is None or self._blocks.readers(block) < readers:
+            return None
+        return block
+
+    def _read_cached(self, row: Row) -> bool:
+        """Add the published block that continues the row, if there is one."""
+        if row.resident % self.block_size:
+            return False
+        block = self._find(row.chain, len(row.blocks))
+        if block is None:
+            return False
+        if not self._blocks.readers(block) and not self.available(row.klass):
+            return False  # BE: what is free is RT's reserve
+        self._blocks.read(block, row.klass)
+        self.table.blocks[row.index, len(row.blocks)] = block
+        row.blocks.append(block)
+        row.resident += self.block_size
+        self.counters.prefix_hit_tokens[row.klass] += self.block_size
+        return True
+
+    def _restore(self, row: Row, victims: Sequence[int]) -> bool:
+        """Bring back the host copy that continues the row, if there is one and a place for it."""
+        index, resident = divmod(row.resident, self.block_size)
+        known = len(row.chain) - 1 - index * self.block_size
+        valid = min(self._checkpoints.num_valid(row, index), known)
+        if valid <= resident or not self._checkpoints.hold():
+            return False
+        if not resident or valid > self._blocks.room(row.blocks[-1], Klass.BE):
+            blocks = self._supply.obtain(row.klass, 1, valid, victims)
+            if blocks is None:
+                self._checkpoints.let_go()
+                return False
+            if resident:
+                self._blocks.disown(row.blocks.pop(), row.klass)
+            self._add_block(row, blocks[0])
+        self._checkpoints.restore(row, index, valid)
+        row.resident += valid - resident
+        self._set_length(row, index, valid)
+        if not self.options.keep_copies:
+            self._checkpoints.discard(row, index)
+        return True

@@ -15,7 +15,7 @@ import numpy.typing as npt
 Column = npt.NDArray[np.int32]
 
 MAGIC = 0x42524F53  # "BROS"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 NO_ROW = -1  # no owner: a value of the int32 columns below, never of an interface
 HEADER_WORDS = 16
 
@@ -26,6 +26,19 @@ class Klass(IntEnum):
     RT = 0
     BE = 1
 
+    @property
+    def other(self) -> Klass:
+        """The other class."""
+        return Klass(1 - self)
+
+
+class CopyKind(IntEnum):
+    """What an entry of the copy log does: whether source and target are blocks or host slots."""
+
+    SAVE = 0  # block -> host slot
+    RESTORE = 1  # host slot -> block
+    MOVE = 2  # block -> block
+
 
 def slot_of(klass: Klass, position: int, block_size: int) -> int:
     """The slot, within its block, of the token at `position` of a sequence."""
@@ -35,12 +48,17 @@ def slot_of(klass: Klass, position: int, block_size: int) -> int:
 
 @dataclass(frozen=True)
 class TableGeometry:
-    """Sizes of a table, fixed while it lives. `max_rows` sequences of `max_len` tokens each."""
+    """Sizes of a table, fixed while it lives. `max_rows` sequences of `max_len` tokens each.
+
+    `host_slots` blocks of host memory hold checkpoints; an iteration makes at most `max_copies`.
+    """
 
     num_blocks: int
     block_size: int
     max_rows: int
     max_len: int
+    host_slots: int = 0
+    max_copies: int = 0
 
     @property
     def blocks_per_row(self) -> int:
@@ -51,8 +69,10 @@ class TableArrays:
     """Views of one mapped table: a header, then one flat int32 array after another.
 
     Per block: `rt_row, rt_len, be_row, be_len` (its owners and their slots), `saved` (BE slots
-    with a valid host copy), `host_slot`, `refs` (readers of a shared full block).
-    Per row: `klass`, `num_tokens`, `resident_len`, and `blocks`, shape (max_rows, blocks_per_row).
+    with a valid host copy), `host_slot`, `refs` (readers of a published full block, which has no
+    owner). Per row: `klass`, `num_tokens`, `resident_len`, and `blocks`, shape (max_rows,
+    blocks_per_row). `copies`, shape (max_copies, 4), is the log of the plan in flight: kind,
+    source, target, and how many slots, counted from the right, where BE's tokens lie.
     """
 
     BLOCK_FIELDS = ("rt_row", "rt_len", "be_row", "be_len", "saved", "host_slot", "refs")
@@ -81,6 +101,8 @@ class TableArrays:
                 at += length
         shape = (geometry.max_rows, geometry.blocks_per_row)
         self.blocks = words[at : at + shape[0] * shape[1]].reshape(shape)
+        at += shape[0] * shape[1]
+        self.copies = words[at : at + 4 * geometry.max_copies].reshape(geometry.max_copies, 4)
 
     @classmethod
     def num_words(cls, geometry: TableGeometry) -> int:
@@ -89,6 +111,7 @@ class TableArrays:
             HEADER_WORDS
             + len(cls.BLOCK_FIELDS) * geometry.num_blocks
             + (len(cls.ROW_FIELDS) + geometry.blocks_per_row) * geometry.max_rows
+            + 4 * geometry.max_copies
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,8 @@ class BlockTableView(TableArrays):
         if words[1] != LAYOUT_VERSION:
             raise ValueError(f"{path} has layout version {words[1]}, not {LAYOUT_VERSION}")
         self.epoch = int(words[2])
-        self.geometry = TableGeometry(*(int(word) for word in words[3:7]))
+        num_sizes = len(fields(TableGeometry))
+        self.geometry = TableGeometry(*(int(word) for word in words[3 : 3 + num_sizes]))
         super().__init__(words, self.geometry)
 
     def klass_of(self, row: int) -> Klass:

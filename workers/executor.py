@@ -19,6 +19,7 @@ from bros.brosd.config import Config
 from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
+from bros.workers.checkpoints import Checkpoints, Copied
 from bros.workers.sampler import Draw, sample
 from bros.workers.shape import ModelShape
 
@@ -82,6 +83,7 @@ class Executor:
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None
+        self._checkpoints: Checkpoints | None = None
         self._max_len = 0
 
     @property
@@ -116,6 +118,7 @@ class Executor:
             self._dtype,
         )
         self._attention = make_attention(self._config.worker.attention, pool)
+        self._checkpoints = Checkpoints(pool, geometry.host_slots)
         self._view = view
         self._max_len = geometry.max_len
 
@@ -132,8 +135,16 @@ class Executor:
             logits = self._forward(np.zeros(count, np.int32), batch, np.array([count - 1]))
             sample(logits, [Draw(Sampling(), np.zeros(1, np.int32), 1)])
 
+    def copy(self, plan: StepPlan) -> Copied:
+        """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""
+        if self._view is None or self._checkpoints is None:
+            raise RuntimeError("attach() first")
+        return self._checkpoints.run(self._view.copies[: plan.num_copies])
+
     def step(self, plan: StepPlan) -> list[int]:
         """Run one iteration; the sampled ids, in plan order, of the rows that sampled."""
+        if not plan.rows:
+            return []
         for fresh in plan.fresh:
             self._rows[fresh.row] = self._known(fresh)
         rows, starts, counts = (

@@ -96,6 +96,7 @@ class Worker:
                     self._outbox.send(Ready(identity.peer, identity.generation))
                 case StepPlan() as plan:
                     began_s = time.monotonic()
+                    copied = executor.copy(plan)
                     tokens = executor.step(plan)
                     self._outbox.send(
                         StepDone(
@@ -104,6 +105,8 @@ class Worker:
                             step=plan.step,
                             tokens=pack_ids(tokens),
                             elapsed_s=time.monotonic() - began_s,
+                            copy_s=copied.seconds,
+                            copy_bytes=copied.num_bytes,
                         )
                     )
                 case Stop():

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from bros.brosd.tokenizer.engine import Engine
 from bros.brosd.tokenizer.errors import ApiError, no_such_url, too_large
+from bros.brosd.tokenizer.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
 
 LINGER_S = 1.0
@@ -39,6 +40,9 @@ def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
         state = engine.stats.state if engine.stats else "starting"
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
+    async def metrics(request: Request) -> Response:
+        return Response(render(engine.stats), media_type=CONTENT_TYPE)
+
     posts = [
         Route(url, Generate(api, url, max_body_bytes), methods=["POST"], name=url) for url in URLS
     ]
@@ -48,6 +52,7 @@ def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
             Route("/v1/models", models),
             Route("/v1/models/{model:path}", model),
             Route("/health", health),
+            Route("/metrics", metrics),
         ],
         exception_handlers={HTTPException: _on_http_error, ApiError: _on_api_error},
     )

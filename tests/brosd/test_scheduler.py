@@ -3,23 +3,29 @@
 import itertools
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bros.brosd.config import KvMode, load
 from bros.brosd.packing import Limits
 from bros.brosd.policies import POLICIES
+from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.wire import (
     Admit,
     FinishReason,
+    Geometry,
     Sampling,
     StepPlan,
     pack_ids,
     unpack_ids,
 )
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
+from bros.kv.invariants import check
+from kv_machine import ModelWorker
 
 LIMITS = Limits(max_sequences=4, max_batch_tokens=16, max_waiting=50)
 MAX_LEN = 28  # of 32 slots: the reserve is never BE's
@@ -28,8 +34,18 @@ MAX_LEN = 28  # of 32 slots: the reserve is never BE's
 class Bench:
     """A scheduler, its table, and a worker that knows each row's next token: their number."""
 
-    def __init__(self, folder: Path, policy: str = "bros", limits: Limits = LIMITS) -> None:
-        self.scheduler = Scheduler(POLICIES[policy](), limits)
+    def __init__(
+        self,
+        folder: Path,
+        policy: str = "bros",
+        limits: Limits = LIMITS,
+        mode: KvMode = "bidirectional",
+    ) -> None:
+        kv = [f"kv.mode={mode}", "kv.host_bytes=24", "kv.copy_bytes_per_step=16"]
+        shares = ["kv.rt_reserve=0.125", "kv.rt_cached=0.125", "kv.low_water=0.25"]
+        config = load(overrides=[f"scheduler.policy={policy}", *kv, *shares], environ={})
+        self.pool = PoolPlan(config, Geometry(0, 1, 8, 4, MAX_LEN, 99, kv_bytes_per_token=1))
+        self.scheduler = Scheduler(POLICIES[policy](), limits, self.pool.rules)
         self.folder = folder
         self.tables = itertools.count()
         self.known: dict[int, list[int]] = {}
@@ -39,9 +55,19 @@ class Bench:
         self.attach()
 
     def attach(self) -> None:
-        geometry = TableGeometry(num_blocks=8, block_size=4, max_rows=8, max_len=32)
+        geometry = TableGeometry(
+            num_blocks=8,
+            block_size=4,
+            max_rows=8,
+            max_len=32,
+            host_slots=self.pool.host_slots,
+            max_copies=self.pool.max_copies,
+        )
         self.table = BlockTable(self.folder / f"table-{next(self.tables)}", geometry)
-        self.scheduler.attach(Allocator(self.table, rt_reserve=1), MAX_LEN)
+        self.worker = ModelWorker(self.table)
+        scheduler = self.scheduler
+        allocator = Allocator(self.table, self.pool.options, scheduler.costs, scheduler.kv)
+        scheduler.attach(allocator, MAX_LEN)
         self.known = {}
 
     def admit(self, rid: int, klass: Klass, prompt: int, max_tokens: int) -> None:
@@ -49,7 +75,7 @@ class Bench:
             rid=rid,
             klass=klass,
             arrived_s=float(rid),
-            prompt=pack_ids([1000 + rid] * prompt),
+            prompt=pack_ids([1000 + rid % 3] * prompt),
             max_tokens=max_tokens,
             sampling=Sampling(temperature=0.0),
         )
@@ -71,6 +97,11 @@ class Bench:
             assert count > 0
             assert start + count <= len(self.known[row])
             assert self.table.resident_len[row] == start + count
+        self.worker.copy(plan.num_copies)
+        for row, start, count in self.rows(plan):
+            self.worker.write(row, self.known[row], start, start + count)
+        for row, start, count in self.rows(plan):
+            self.worker.read(row, self.known[row], start + count)
         return True
 
     def rows(self, plan: StepPlan) -> list[tuple[int, int, int]]:
@@ -106,7 +137,7 @@ class Bench:
     def check(self) -> None:
         allocator = self.scheduler.allocator
         assert allocator is not None
-        allocator.check()
+        check(allocator)
 
 
 class Story:
@@ -167,13 +198,22 @@ events = st.lists(
 )
 
 
-@given(policy=st.sampled_from(sorted(POLICIES)), requests=requests, events=events)
-@settings(max_examples=300, deadline=None)
+@given(
+    policy=st.sampled_from(sorted(POLICIES)),
+    mode=st.sampled_from(get_args(KvMode)),
+    requests=requests,
+    events=events,
+)
+@settings(max_examples=600, deadline=None)
 def test_every_request_gets_all_its_tokens(
-    policy: str, requests: list[tuple[Klass, int, int]], events: list[tuple[str, int]]
+    policy: str,
+    mode: KvMode,
+    requests: list[tuple[Klass, int, int]],
+    events: list[tuple[str, int]],
 ) -> None:
+    """Whatever happens, and each reads its own KV in every iteration."""
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), policy, Limits(4, 16, 50, max_losses=1000))
+        bench = Bench(Path(folder), policy, Limits(4, 16, 50, max_losses=1000), mode)
         story = Story(bench, requests)
         for event, pick in events:
             story.happen(event, pick)

@@ -30,7 +30,7 @@ GOLDEN: list[tuple[wire.Message, object, str]] = [
     (
         wire.StepDone(worker=0, generation=1, step=2, tokens=wire.pack_ids([-1]), elapsed_s=0.5),
         wire.ToDaemon,
-        "96a4646f6e65000102c404ffffffffcb3fe0000000000000",
+        "98a4646f6e65000102c404ffffffffcb3fe0000000000000cb000000000000000000",
     ),
     (
         wire.Emit(rids=[1], tokens=wire.pack_ids([300]), finish=[wire.FinishReason.LENGTH]),

@@ -35,14 +35,13 @@ def stats(**changes: Any) -> wire.Stats:
         "policy": "bros",
         "uptime_s": 3723.0,
         "max_len": 2048,
-        "blocks_total": 1000,
-        "blocks_free": 750,
         "iterations": 12345,
         "iteration_s": 0.0325,
         "worker_restarts": 1,
         "tokenizer_restarts": 0,
         "rt": wire.ClassStats(running=2, output_tokens=640),
         "be": wire.ClassStats(running=30, waiting=11, finished=7),
+        "kv": wire.KvStats(blocks_total=1000, blocks_free=750, saved_blocks=12),
     }
     return wire.Stats(**{**known, **changes})
 

@@ -26,7 +26,7 @@ def test_status_tells_what_is_served(server: Server) -> None:
     stats = json.loads(done.stdout)
     assert stats["state"] == "ready"
     assert stats["model"] == MODEL
-    assert stats["blocks_free"] == stats["blocks_total"] > 0
+    assert stats["kv"]["blocks_free"] == stats["kv"]["blocks_total"] > 0
     assert MODEL in server.run("brosd", "status").stdout
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 from bros.brosd.config import Config
 from bros.brosd.wire import Fresh, Sampling, StepPlan, pack_ids
-from bros.kv import Allocator, BlockTable, BlockTableView, Klass, TableGeometry
+from bros.kv import (
+    Allocator,
+    BlockTable,
+    BlockTableView,
+    Klass,
+    KvOptions,
+    TableGeometry,
+    TokenChain,
+)
 from bros.workers.executor import Executor
 
 GREEDY = Sampling(temperature=0.0)
@@ -16,9 +24,13 @@ GREEDY = Sampling(temperature=0.0)
 class RowRunner:
     """Sequences of both classes in one executor."""
 
-    def __init__(self, executor: Executor, config: Config, path: Path) -> None:
-        geometry = TableGeometry(executor.num_blocks, config.kv.block_size, 64, executor.max_len)
-        self.allocator = Allocator(BlockTable(path, geometry))
+    def __init__(
+        self, executor: Executor, config: Config, path: Path, options: KvOptions | None = None
+    ) -> None:
+        size = config.kv.block_size
+        sizes = TableGeometry(executor.num_blocks, size, 64, executor.max_len, 64, 64)
+        table = BlockTable(path, sizes)
+        self.allocator = Allocator(table, options)
         self.executor = executor
         executor.attach(BlockTableView(path))
         self.tokens: dict[int, list[int]] = {}
@@ -26,30 +38,41 @@ class RowRunner:
         self._step = 0
 
     def open(self, klass: Klass, prompt: list[int], sampling: Sampling = GREEDY) -> int:
-        row = self.allocator.open_row(klass)
-        self.tokens[row] = list(prompt)
+        tokens = list(prompt)
+        row = self.allocator.open_row(klass, TokenChain(tokens, self.allocator.block_size))
+        self.tokens[row] = tokens
         self._fresh.append(Fresh(row, pack_ids(prompt), len(prompt), sampling))
         return row
 
-    def step(self, chunks: Sequence[tuple[int, int]]) -> None:
-        """One iteration: each (row, count) computes the row's next `count` known tokens."""
-        starts = [self.allocator.resident(row) for row, _ in chunks]
-        for (row, count), start in zip(chunks, starts, strict=True):
-            assert self.allocator.grow(row, start + count)
+    def step(self, chunks: Sequence[tuple[int, int]], victims: Sequence[int] = ()) -> None:
+        """One iteration: each (row, count) computes up to `count` of the row's next known tokens.
+
+        Copies that were logged since the last one, also by other calls, are part of it.
+        """
+        starts, counts = [], []
+        for row, count in chunks:
+            start = self.allocator.reuse(row, victims)
+            end = min(start + count, len(self.tokens[row]))
+            assert self.allocator.grow(row, end, victims)
+            starts.append(start)
+            counts.append(end - start)
         self._step += 1
         plan = StepPlan(
             step=self._step,
             rows=pack_ids([row for row, _ in chunks]),
             starts=pack_ids(starts),
-            counts=pack_ids([count for _, count in chunks]),
+            counts=pack_ids(counts),
             fresh=self._fresh,
+            num_copies=self.allocator.num_copies,
         )
         self._fresh = []
+        self.executor.copy(plan)
         sampled = iter(self.executor.step(plan))
         for row, _ in chunks:
             if self.allocator.resident(row) == len(self.tokens[row]):
                 self.tokens[row].append(next(sampled))
         assert next(sampled, None) is None
+        self.allocator.begin_plan()
 
     def pending(self, row: int) -> int:
         return len(self.tokens[row]) - self.allocator.resident(row)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from bros.brosd.config import Config, load
 from bros.brosd.wire import Sampling
 from bros.kv import Klass
+from bros.kv.invariants import check
 from bros.workers.executor import Executor
 from rows import RowRunner
 
@@ -35,7 +36,7 @@ def executor(config: Config, model_dir: Path) -> Executor:
 def runner(executor: Executor, config: Config, tmp_path: Path) -> Iterator[RowRunner]:
     runner = RowRunner(executor, config, tmp_path / "table")
     yield runner
-    runner.allocator.check()
+    check(runner.allocator)
 
 
 @pytest.fixture(scope="module")
@@ -74,21 +75,64 @@ def test_mixed_rows_in_chunks(
     assert [runner.tokens[row] for row in rows] == expected
 
 
-def test_dropped_tokens_are_computed_again(
+def finish(runner: RowRunner, row: int, expected: list[int]) -> None:
+    while len(runner.tokens[row]) < len(expected):
+        runner.step([(row, 64)])
+    assert runner.tokens[row] == expected
+
+
+@pytest.mark.parametrize("pays", [True, False], ids=["saved", "dropped"])
+def test_lost_tokens_come_back(
+    runner: RowRunner, prompts: list[list[int]], expected: list[list[int]], *, pays: bool
+) -> None:
+    """Copied to the host and back, or computed again: the text does not change."""
+    runner.allocator.costs.compute_s_per_token = 1.0
+    runner.allocator.costs.copy_s_per_block = 0.0 if pays else 100.0
+    victim = runner.open(Klass.BE, prompts[5])
+    finish(runner, victim, expected[5][:95])
+    for _ in range(3):
+        runner.allocator.give_up(victim)
+        intruder = runner.open(Klass.RT, prompts[5][1:])  # overwrites what was lost
+        runner.step([(intruder, 200)])
+        runner.allocator.close_row(intruder)
+        runner.step([(victim, 200)])
+    finish(runner, victim, expected[5])
+    assert (runner.allocator.counters.restored_blocks > 0) is pays
+
+
+def test_two_classes_in_one_block(
     runner: RowRunner, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
+    """Without a free block, a BE tail and an RT tail share one; RT grows and BE makes way."""
     victim = runner.open(Klass.BE, prompts[5])
-    runner.step([(victim, runner.pending(victim))])
-    for drop in (1, 3, 6, 2):
-        runner.step([(victim, runner.pending(victim))])
-        runner.allocator.drop_tail(victim, drop)
-        intruder = runner.open(Klass.RT, prompts[3])  # overwrites what was dropped
-        runner.step([(intruder, runner.pending(intruder))])
-        assert runner.tokens[intruder] == expected[3][: len(prompts[3]) + 1]
-        runner.allocator.close_row(intruder)
-    while len(runner.tokens[victim]) < len(expected[5]):
-        runner.step([(victim, runner.pending(victim))])
-    assert runner.tokens[victim] == expected[5]
+    finish(runner, victim, expected[5][:100])
+    hoarders = []
+    while runner.allocator.num_free:
+        row = runner.open(Klass.RT, [len(hoarders)] * 16)
+        runner.step([(row, 16)])
+        hoarders.append(row)
+    guest = runner.open(Klass.RT, prompts[1])
+    while len(runner.tokens[guest]) < len(expected[1]):
+        runner.step([(guest, 64)], victims=[victim])
+    assert runner.tokens[guest] == expected[1]
+    counters = runner.allocator.counters
+    assert counters.shared_blocks > 0
+    assert 0 < counters.preempted_tokens[Klass.BE] <= len(expected[1])
+    for row in hoarders:
+        runner.allocator.close_row(row)
+    finish(runner, victim, expected[5])
+
+
+def test_a_prefix_is_computed_once(
+    runner: RowRunner, prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    """Also by a row that starts in the very iteration that computes it, and in both classes."""
+    rows = [runner.open(klass, prompts[5]) for klass in (Klass.BE, Klass.RT, Klass.BE)]
+    runner.step([(row, 200) for row in rows])
+    assert runner.allocator.counters.prefix_hit_tokens == {Klass.RT: 80, Klass.BE: 80}
+    while len(runner.tokens[rows[0]]) < len(expected[5]):
+        runner.step([(row, 1) for row in rows])
+    assert [runner.tokens[row] for row in rows] == [expected[5]] * 3
 
 
 def test_a_seed_gives_the_same_text_in_any_company(

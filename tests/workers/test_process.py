@@ -13,7 +13,7 @@ import pytest
 from bros.brosd import wire
 from bros.brosd.config import load, save
 from bros.brosd.link import BlockingInbox, BlockingOutbox
-from bros.kv import Allocator, BlockTable, Klass, TableGeometry
+from bros.kv import Allocator, BlockTable, Klass, TableGeometry, TokenChain
 
 PROMPT = [504, 3575, 282, 4649, 314]
 
@@ -64,7 +64,7 @@ def test_from_hello_to_stop(daemon: Daemon) -> None:
     daemon.outbox.send(wire.Attach(str(path)))
     assert daemon.recv() == wire.Ready("worker-0", 7)
 
-    row = allocator.open_row(Klass.BE)
+    row = allocator.open_row(Klass.BE, TokenChain([*PROMPT, 0, 0, 0], 16))
     allocator.grow(row, 3)
     fresh = wire.Fresh(row, wire.pack_ids(PROMPT), len(PROMPT), wire.Sampling(temperature=0.0))
     sampled = []

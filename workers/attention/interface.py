@@ -53,8 +53,8 @@ class AttentionBatch:
 class KvPool:
     """Keys and values of all layers, in blocks.
 
-    `keys[layer]`: (blocks, kv_heads, head_dim, block_size), slots innermost, so that the scores of
-    a whole block are one vector. `values[layer]`: (blocks, kv_heads, block_size, head_dim).
+    `keys`: (layers, blocks, kv_heads, head_dim, block_size), slots innermost, so that the scores
+    of a whole block are one vector. `values`: (layers, blocks, kv_heads, block_size, head_dim).
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class KvPool:
         dtype: torch.dtype,
     ) -> None:
         self.block_size = block_size
-        key_shape = (num_blocks, kv_heads, head_dim, block_size)
-        value_shape = (num_blocks, kv_heads, block_size, head_dim)
+        key_shape = (num_layers, num_blocks, kv_heads, head_dim, block_size)
+        value_shape = (num_layers, num_blocks, kv_heads, block_size, head_dim)
         # Zeros, not empty: a slot that was never written must not hold a NaN, which would survive
         # being masked.
-        self.keys = [torch.zeros(key_shape, dtype=dtype) for _ in range(num_layers)]
-        self.values = [torch.zeros(value_shape, dtype=dtype) for _ in range(num_layers)]
+        self.keys = torch.zeros(key_shape, dtype=dtype)
+        self.values = torch.zeros(value_shape, dtype=dtype)
 
     @staticmethod
     def bytes_per_token(num_layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:

@@ -86,14 +86,13 @@ def stats(state: str = "ready", max_len: int = 512) -> wire.Stats:
         policy="bros",
         uptime_s=1.0,
         max_len=max_len,
-        blocks_total=8,
-        blocks_free=8,
         iterations=0,
         iteration_s=0.0,
         worker_restarts=0,
         tokenizer_restarts=0,
         rt=wire.ClassStats(),
         be=wire.ClassStats(),
+        kv=wire.KvStats(blocks_total=8, blocks_free=8),
     )
 
 

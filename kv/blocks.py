@@ -1,0 +1,131 @@
+"""Physical blocks: who owns each, who reads it, which are free. Writes the table's block columns.
+
+An owned block belongs to one RT row, one BE row, or one of each. A published block is full, has no
+owner but readers, and is cached when the last of them leaves.
+"""
+
+from __future__ import annotations
+
+from bros.kv.counters import KvCounters
+from bros.kv.free import FreeBlocks
+from bros.kv.layout import NO_ROW, Klass
+from bros.kv.prefix import PrefixIndex
+from bros.kv.table import BlockTable
+
+
+class Blocks:
+    """All blocks of one table."""
+
+    def __init__(self, table: BlockTable, free: FreeBlocks, counters: KvCounters) -> None:
+        self._table = table
+        self._size = table.geometry.block_size
+        self._row_of = {Klass.RT: table.rt_row, Klass.BE: table.be_row}
+        self._len_of = {Klass.RT: table.rt_len, Klass.BE: table.be_len}
+        self._writer = [Klass.RT] * table.geometry.num_blocks  # whose direction the content has
+        self._counters = counters
+        self.free = free
+        self.index = PrefixIndex()
+
+    def owner(self, block: int, klass: Klass) -> int | None:
+        """The row of this class that owns the block."""
+        row = int(self._row_of[klass][block])
+        return None if row == NO_ROW else row
+
+    def length(self, block: int, klass: Klass) -> int:
+        """Slots that the owner of this class uses."""
+        return int(self._len_of[klass][block])
+
+    def readers(self, block: int) -> int:
+        """Rows that read a published block; 0 if it is owned or cached."""
+        return int(self._table.refs[block])
+
+    def room(self, block: int, klass: Klass) -> int:
+        """Slots that the owner of this class can have beside the other's."""
+        return self._size - self.length(block, klass.other)
+
+    def take(self) -> int:
+        """A free block without content or owner."""
+        block, cached = self.free.take()
+        if cached:
+            self.index.withdraw(block)
+            self._counters.evicted_blocks += 1
+        return block
+
+    def own(self, block: int, klass: Klass, row: int, length: int = 0) -> None:
+        """Give one side of the block to a row."""
+        if self.owner(block, klass.other) is not None:
+            self._counters.shared_blocks += 1
+        self._row_of[klass][block] = row
+        self._len_of[klass][block] = length
+        self._writer[block] = klass
+
+    def set_length(self, block: int, klass: Klass, length: int) -> None:
+        """The owner of this class uses `length` slots."""
+        self._len_of[klass][block] = length
+
+    def disown(self, block: int, klass: Klass) -> None:
+        """The owner of this class leaves; without another one the block is free."""
+        self._clear(block, klass)
+        if self.owner(block, klass.other) is None:
+            self.free.put(block)
+
+    def _clear(self, block: int, klass: Klass) -> None:
+        self._row_of[klass][block] = NO_ROW
+        self._len_of[klass][block] = 0
+        if klass is Klass.BE:
+            self.note_copy(block, None, 0)
+
+    def note_copy(self, block: int, slot: int | None, valid: int) -> None:
+        """Show monitors where the block's host copy is, and how many tokens of it are valid."""
+        self._table.host_slot[block] = NO_ROW if slot is None else slot
+        self._table.saved[block] = valid
+
+    # -- published blocks ------------------------------------------------------------------------
+
+    def publish(self, block: int, klass: Klass, digest: bytes) -> None:
+        """A row's full block: others may read it. Its owner becomes its first reader."""
+        if self.index.find(digest) is None:
+            self._row_of[klass][block] = NO_ROW
+            self._len_of[klass][block] = 0
+            self._table.refs[block] = 1
+            self._writer[block] = klass
+            self.index.publish(block, digest, klass)
+
+    def read(self, block: int, klass: Klass) -> None:
+        """One more row reads a published block."""
+        if self.readers(block) == 0:
+            self.free.claim(block, self.index.klass_of(block))
+        self._table.refs[block] += 1
+        self.index.used_by(block, klass)
+
+    def release(self, block: int, klass: Klass) -> None:
+        """A row of this class, owner or reader, no longer needs the block."""
+        if block not in self.index:
+            self.disown(block, klass)
+            return
+        self._table.refs[block] -= 1
+        if self.readers(block) == 0:
+            self.note_copy(block, None, 0)
+            self.free.put_cached(block, self.index.klass_of(block))
+
+    def reclaim(self, block: int, row: int) -> None:
+        """The only reader, a BE row, becomes the owner again: somebody will write into it."""
+        if block in self.index:
+            self.index.withdraw(block)
+            self._table.refs[block] = 0
+            self._row_of[Klass.BE][block] = row
+            self._len_of[Klass.BE][block] = self._size
+
+    def is_left(self, block: int, leaving: int = 1) -> bool:
+        """Whether the block is free when `leaving` of the rows that own or read it leave."""
+        if block in self.index:
+            return self.readers(block) == leaving
+        return sum(self.owner(block, klass) is not None for klass in Klass) == leaving
+
+    def is_rt_prefix(self, block: int) -> bool:
+        """Whether the block, once free, is a cached prefix of RT."""
+        return block in self.index and self.index.klass_of(block) is Klass.RT
+
+    def joinable(self, block: int) -> bool:
+        """Whether an RT row can overwrite the newest tokens of the BE row that alone has it."""
+        return self._writer[block] is Klass.BE and self.is_left(block)

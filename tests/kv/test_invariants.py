@@ -1,0 +1,58 @@
+"""The block table's invariants hold under any sequence of operations, and the test can tell.
+
+Four mutations, each of one rule, must make it fail: an RT tail that grows does not shorten the BE
+tail in its block; a save is noted but not logged; a block that somebody else reads is preempted; a
+block that its last row leaves is not given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from bros.kv.blocks import Blocks
+from bros.kv.checkpoints import Checkpoints
+from bros.kv.free import FreeBlocks
+from bros.kv.supply import Supply
+from kv_machine import KvMachine
+
+STEPS = settings(
+    max_examples=2000,
+    stateful_step_count=100,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+HUNT = settings(STEPS, max_examples=1000, phases=[Phase.generate], database=None)
+
+
+def test_invariants_hold() -> None:
+    run_state_machine_as_test(KvMachine, settings=STEPS)  # type: ignore[no-untyped-call]
+
+
+def nothing(*_: Any) -> None:
+    return None
+
+
+def always(*_: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    ("where", "rule", "mutation"),
+    [
+        (Supply, "squeeze", nothing),
+        (Checkpoints, "_write", nothing),
+        (Blocks, "is_left", always),
+        (FreeBlocks, "put", nothing),
+    ],
+)
+def test_a_mutation_of_a_rule_is_found(
+    where: type, rule: str, mutation: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, rule, mutation)
+    with pytest.raises((AssertionError, IndexError, KeyError)):
+        run_state_machine_as_test(KvMachine, settings=HUNT)  # type: ignore[no-untyped-call]

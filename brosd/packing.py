@@ -156,26 +156,29 @@ class Packer:
     def _chunk(self, request: Request, budget: int, planned: set[Request]) -> Chunk | None:
         """The next tokens of an admitted request, None if memory for them cannot be had."""
         row = request.row
-        if row is None or not self._fits(request, row, planned):
+        if row is None:
             return None
-        before = self.allocator.resident(row)
-        start = self.allocator.reuse(row, self._hurtable(request, row, planned))
-        end = min(len(request.tokens), start + budget)
-        end = min(end, self.allocator.next_copy(row) or end)
+        start = before = self.allocator.resident(row)
+        known = len(request.tokens)
+        end = min(known, start + budget)
+        if start < known - 1:  # not just a decode
+            if not self._fits(request, row, planned):
+                return None
+            start = self.allocator.reuse(row, self._hurtable(request, row, planned))
+            end = min(known, start + budget, self.allocator.next_copy(row) or known)
         if not (self.allocator.grow(row, end) or self._grow_by_force(request, row, end, planned)):
             return None
-        samples = end == len(request.tokens)
-        request.recoveries += samples and before < request.num_computed
+        request.recoveries += end == known and before < request.num_computed
         self.allocator.counters.recomputed_tokens += max(0, min(end, request.num_computed) - start)
         request.num_computed = max(end, request.num_computed)
-        return Chunk(request, row, start, end - start, samples)
+        return Chunk(request, row, start, end - start, samples=end == known)
 
     def _fits(self, request: Request, row: int, planned: set[Request]) -> bool:
-        """Whether a BE row that lacks more than its newest token can have all that it lacks.
+        """Whether a BE row can have all that it lacks.
 
         Rows that each have a part of what they need, and wait for each other, would be no use.
         """
-        if request.klass is Klass.RT or self.allocator.resident(row) == len(request.tokens) - 1:
+        if request.klass is Klass.RT:
             return True
         lacking = self.allocator.lacking(row)
         if lacking <= self.allocator.available(Klass.BE):

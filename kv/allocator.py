@@ -187,7 +187,9 @@ class Allocator:
         the plan; nothing is taken if all of it would not be enough.
         """
         row = self._rows[index]
-        if self._meets_planned(row, num_tokens) or not self._extend(row, num_tokens, victims):
+        if not self._has_room(row, num_tokens) and (
+            self._meets_planned(row, num_tokens) or not self._extend(row, num_tokens, victims)
+        ):
             return False
         self._planned.add(index)
         for block in range(row.resident // self.block_size, len(row.blocks)):
@@ -219,6 +221,13 @@ class Allocator:
                 num_blocks -= 1
 
     # -- growing ---------------------------------------------------------------------------------
+
+    def _has_room(self, row: Row, num_tokens: int) -> bool:
+        """Whether the row's last block has free slots for the tokens: so it mostly is."""
+        last = num_tokens - (len(row.blocks) - 1) * self.block_size
+        if last > self.block_size or row.resident % self.block_size == 0:
+            return False
+        return last <= self._blocks.room(row.blocks[-1], row.klass)
 
     def _meets_planned(self, row: Row, num_tokens: int) -> bool:
         """Whether an RT tail would grow into the tail of a BE row that is in the plan."""
@@ -309,7 +318,7 @@ class Allocator:
         index, resident = divmod(row.resident, self.block_size)
         known = len(row.chain) - 1 - index * self.block_size
         valid = min(self._checkpoints.num_valid(row, index), known)
-        if valid <= resident or not self._checkpoints.hold():
+        if valid <= resident or not self._checkpoints.hold(row.copies[index]):
             return False
         if not resident or valid > self._blocks.room(row.blocks[-1], Klass.BE):
             blocks = self._supply.obtain(row.klass, 1, valid, victims)

@@ -43,16 +43,18 @@ class Checkpoints:
         """Start a new log; the one before has been run."""
         self.num_logged = 0
 
-    def hold(self) -> bool:
-        """Keep an entry for `restore` or `move`, which saves in between may not use up."""
+    def hold(self, copy: HostCopy | None = None) -> bool:
+        """Keep an entry, and `copy`, for `restore` or `move`: no save may take them."""
         if not self.room:
             return False
         self._num_held = 1
+        self._host.pin(copy.slot if copy else None)
         return True
 
     def let_go(self) -> None:
-        """Neither came."""
+        """What was held has been used, or is not needed."""
         self._num_held = 0
+        self._host.pin(None)
 
     def _write(self, kind: CopyKind, source: int, target: int, slots: int) -> None:
         self._log[self.num_logged] = (kind, source, target, slots)
@@ -112,7 +114,7 @@ class Checkpoints:
 
     def restore(self, row: Row, index: int, valid: int) -> None:
         """Log the copy's way back into the row's block; `hold` first."""
-        self._num_held = 0
+        self.let_go()
         copy, block = row.copies[index], row.blocks[index]
         self._write(CopyKind.RESTORE, copy.slot, block, valid)
         self._blocks.note_copy(block, copy.slot, copy.valid)
@@ -120,7 +122,7 @@ class Checkpoints:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Log a copy within the pool; `hold` first."""
-        self._num_held = 0
+        self.let_go()
         self._write(CopyKind.MOVE, source, target, length)
         self._counters.moved_blocks += 1
 

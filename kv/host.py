@@ -21,6 +21,7 @@ class HostSlots:
         self.num_slots = num_slots
         self._free = list(range(num_slots - 1, -1, -1))
         self._users: OrderedDict[int, tuple[int, int]] = OrderedDict()  # slot -> row, block index
+        self._pinned: int | None = None
 
     @property
     def num_used(self) -> int:
@@ -30,13 +31,18 @@ class HostSlots:
         """A slot, and the user that lost it, if one had to and might; None if there is none."""
         loser = None
         if not self._free:
-            if not self._users or not evict:
+            slot = next((slot for slot in self._users if slot != self._pinned), None)
+            if slot is None or not evict:
                 return None
-            slot, loser = self._users.popitem(last=False)
+            loser = self._users.pop(slot)
             self._free.append(slot)
         slot = self._free.pop()
         self._users[slot] = (row, index)
         return slot, loser
+
+    def pin(self, slot: int | None) -> None:
+        """Let no other copy have this slot; None: any may be had again."""
+        self._pinned = slot
 
     def put(self, slot: int) -> None:
         """The copy is not needed any more."""

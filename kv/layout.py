@@ -29,7 +29,10 @@ class Klass(IntEnum):
     @property
     def other(self) -> Klass:
         """The other class."""
-        return Klass(1 - self)
+        return _OTHER[self]
+
+
+_OTHER = (Klass.BE, Klass.RT)
 
 
 class CopyKind(IntEnum):

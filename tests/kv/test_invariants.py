@@ -21,7 +21,7 @@ from bros.kv.supply import Supply
 from kv_machine import KvMachine
 
 STEPS = settings(
-    max_examples=2000,
+    max_examples=2600,
     stateful_step_count=100,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -31,6 +31,7 @@ HUNT = settings(STEPS, max_examples=1000, phases=[Phase.generate], database=None
 
 def test_invariants_hold() -> None:
     run_state_machine_as_test(KvMachine, settings=STEPS)  # type: ignore[no-untyped-call]
+    assert KvMachine.num_steps >= 200_000
 
 
 def nothing(*_: Any) -> None:

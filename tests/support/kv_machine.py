@@ -77,6 +77,8 @@ class ModelWorker:
 class KvMachine(RuleBasedStateMachine):
     """Random plans over random rows: admit, append, share, preempt, save, restore, drop, finish."""
 
+    num_steps = 0
+
     @initialize(share=st.booleans(), prefix=st.booleans(), keep_copies=st.booleans())
     def start(self, share: bool, prefix: bool, keep_copies: bool) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -221,4 +223,5 @@ class KvMachine(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         if hasattr(self, "allocator"):
+            type(self).num_steps += 1
             check(self.allocator)

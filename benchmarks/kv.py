@@ -1,0 +1,169 @@
+"""KV modes under memory pressure, on the live system: `python benchmarks/kv.py`.
+
+RT requests in bursts (Poisson, for five seconds of each fifteen) over a closed loop of BE requests,
+in a pool of a tenth of what these would like to have; the same trace for each mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from statistics import mean
+
+import httpx
+from daemon import Daemon, Metrics, daemon
+from rich.console import Console
+from rich.table import Table
+
+MODEL = "smollm2-135m-instruct"
+BE_IN_FLIGHT, BE_INPUT, BE_OUTPUT = 64, 300, 96
+RT_PER_S, RT_INPUT, RT_OUTPUT = 4.0, 120, 48
+BURST_S, PERIOD_S = 5.0, 15.0
+BLOCK = 16
+SAMPLE_S = 1.0
+MODES = {
+    "bidirectional": ["kv.mode=bidirectional"],
+    "no sharing": ["kv.mode=bidirectional", "kv.share=false"],
+    "recompute": ["kv.mode=recompute"],
+    "swap": ["kv.mode=swap"],
+}
+
+
+def body(rng: random.Random, num_input: int, num_output: int, tier: str) -> dict[str, object]:
+    """A request of exactly these lengths, with a prompt of its own."""
+    return {
+        "model": MODEL,
+        "prompt": [rng.randrange(100, 49000) for _ in range(num_input)],
+        "max_tokens": num_output,
+        "temperature": 0,
+        "ignore_eos": True,
+        "service_tier": tier,
+        "stream": True,
+    }
+
+
+@dataclass
+class Run:
+    """One mode's traffic for `duration_s`, and what it saw."""
+
+    url: str
+    duration_s: float
+    be_tokens: int = 0
+    rt_tokens: int = 0
+    rt_ttfts_s: list[float] = field(default_factory=list)
+
+    async def go(self, server: Daemon) -> list[Metrics]:
+        """Run the traffic; returns the metrics of each second."""
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=None, limits=limits) as client:
+            self._end_s = time.monotonic() + self.duration_s
+            tasks = [asyncio.create_task(self._be(client, i)) for i in range(BE_IN_FLIGHT)]
+            tasks.append(asyncio.create_task(self._rt_arrivals(client)))
+            samples = []
+            while time.monotonic() < self._end_s:
+                await asyncio.sleep(SAMPLE_S)
+                samples.append(await asyncio.to_thread(server.metrics))
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return samples
+
+    async def _be(self, client: httpx.AsyncClient, index: int) -> None:
+        rng = random.Random(1000 + index)
+        while True:
+            lengths = (
+                rng.randint(BE_INPUT // 2, BE_INPUT * 3 // 2),
+                rng.randint(BE_OUTPUT // 2, BE_OUTPUT * 3 // 2),
+            )
+            async for _ in self._stream(client, body(rng, *lengths, "flex")):
+                self.be_tokens += 1
+
+    async def _rt_arrivals(self, client: httpx.AsyncClient) -> None:
+        rng, start_s, due_s = random.Random(7), time.monotonic(), 0.0
+        async with asyncio.TaskGroup() as group:
+            while True:
+                due_s += rng.expovariate(RT_PER_S)
+                if due_s % PERIOD_S > BURST_S:
+                    due_s += PERIOD_S - due_s % PERIOD_S
+                await asyncio.sleep(start_s + due_s - time.monotonic())
+                request = body(rng, RT_INPUT, RT_OUTPUT, "default")
+                group.create_task(self._rt(client, request))
+
+    async def _rt(self, client: httpx.AsyncClient, request: dict[str, object]) -> None:
+        began_s = time.monotonic()
+        first = True
+        async for _ in self._stream(client, request):
+            if first:
+                self.rt_ttfts_s.append(time.monotonic() - began_s)
+                self.rt_tokens += RT_INPUT
+                first = False
+            self.rt_tokens += 1
+
+    async def _stream(
+        self, client: httpx.AsyncClient, request: dict[str, object]
+    ) -> AsyncIterator[str]:
+        """The request's events, one per token."""
+        async with client.stream("POST", f"{self.url}/v1/completions", json=request) as response:
+            response.raise_for_status()
+            async for line in response.aiter_lines():
+                if line.startswith("data: {"):
+                    yield line
+
+
+def add_row(table: Table, name: str, run: Run, samples: list[Metrics]) -> None:
+    """What one mode made of the trace."""
+    last = samples[-1]
+    used = [1 - s["bros_kv_blocks_free", ""] / s["bros_kv_blocks_total", ""] for s in samples]
+    rt_tokens = max(1, run.rt_tokens)
+    table.add_row(
+        name,
+        f"{1000 * last['bros_memory_wait_seconds_total', 'rt']:.0f}",
+        f"{1000 * mean(run.rt_ttfts_s):.0f}",
+        f"{last['bros_preempted_tokens_total', 'be'] / rt_tokens:.2f}",
+        f"{last['bros_kv_recomputed_tokens_total', ''] / rt_tokens:.2f}",
+        f"{last['bros_kv_copy_bytes_total', ''] / 2**20:.1f}",
+        f"{last['bros_kv_copy_seconds_total', '']:.2f}",
+        f"{run.be_tokens / run.duration_s:.1f}",
+        f"{mean(used):.0%}",
+    )
+
+
+COLUMNS = {
+    "RT wait ms": "all time that RT requests waited for blocks",
+    "RT TTFT ms": "mean",
+    "BE taken": "tokens of BE taken from the pool, per RT token served",
+    "BE lost": "tokens of BE that had to be computed again, per RT token served",
+    "copies MiB": "to host memory, back, and within the pool",
+    "copies s": "in all",
+    "BE tokens/s": "output",
+    "KV used": "mean share of blocks with an owner",
+}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--duration", type=float, default=60.0, help="seconds per mode")
+    parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--block-size", type=int, default=BLOCK, help="tokens")
+    arguments = parser.parse_args()
+    table = Table("mode", *COLUMNS)
+    demand = BE_IN_FLIGHT * (BE_INPUT + BE_OUTPUT) // arguments.block_size
+    for name in arguments.modes.split(","):
+        pool = [f"kv.num_blocks={demand // 10}", f"kv.block_size={arguments.block_size}"]
+        with daemon(*pool, *MODES[name]) as server:
+            run = Run(server.url, arguments.duration)
+            samples = asyncio.run(run.go(server))
+            add_row(table, name, run, samples)
+    console = Console(width=120)
+    console.print(table)
+    for column, meaning in COLUMNS.items():
+        console.print(f"{column:12} {meaning}", highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The daemon's own time per iteration: `python benchmarks/scheduler.py`.
+
+Runs the scheduler and the allocator on a block table of the default size, with a worker that
+answers at once, and prints what planning and taking in the result cost, with and without memory
+pressure.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+from statistics import median, quantiles
+
+from bros.brosd.config import load
+from bros.brosd.packing import Limits
+from bros.brosd.policies import POLICIES
+from bros.brosd.pool import PoolPlan
+from bros.brosd.scheduler import Scheduler
+from bros.brosd.wire import Admit, Geometry, Sampling, StepPlan, pack_ids, unpack_ids
+from bros.kv import Allocator, BlockTable, Klass, TableGeometry
+
+BLOCK, MAX_LEN, KV_BYTES = 16, 2048, 23040
+PROMPT, OUTPUT, ITERATIONS = 200, 400, 300
+
+
+class Driver:
+    """A scheduler whose worker samples token 7 for every row, at once."""
+
+    def __init__(self, folder: Path, num_sequences: int, num_blocks: int) -> None:
+        config = load(environ={})
+        pool = PoolPlan(config, Geometry(0, 1, num_blocks, BLOCK, MAX_LEN, 49152, KV_BYTES))
+        limits = Limits(num_sequences, 4 * num_sequences, 10**6)
+        self.scheduler = Scheduler(POLICIES["bros"](), limits, pool.rules)
+        sizes = TableGeometry(
+            num_blocks, BLOCK, 2 * num_sequences, MAX_LEN, pool.host_slots, pool.max_copies
+        )
+        table = BlockTable(folder / f"table-{num_sequences}-{num_blocks}", sizes)
+        scheduler = self.scheduler
+        allocator = Allocator(table, pool.options, scheduler.costs, scheduler.kv)
+        scheduler.attach(allocator, MAX_LEN)
+        self.known: dict[int, int] = {}
+        self._rng = random.Random(0)
+        self._num_requests = 0
+
+    def admit(self, klass: Klass) -> None:
+        """A request with a prompt of its own."""
+        self._num_requests += 1
+        prompt = [self._rng.randrange(49152) for _ in range(PROMPT)]
+        self.scheduler.admit(
+            Admit(
+                rid=self._num_requests,
+                klass=klass,
+                arrived_s=0.0,
+                prompt=pack_ids(prompt),
+                max_tokens=self._rng.randrange(OUTPUT // 2, OUTPUT),
+                sampling=Sampling(),
+            )
+        )
+
+    def step(self) -> tuple[float, float]:
+        """Seconds that planning an iteration took, and taking in its tokens."""
+        began_s = time.perf_counter()
+        plan = self.scheduler.plan()
+        planned_s = time.perf_counter()
+        assert plan is not None
+        tokens = self._sample(plan)
+        sampled_s = time.perf_counter()
+        self.scheduler.complete(plan.step, tokens)
+        return planned_s - began_s, time.perf_counter() - sampled_s
+
+    def _sample(self, plan: StepPlan) -> list[int]:
+        self.known |= {fresh.row: len(fresh.tokens) // 4 for fresh in plan.fresh}
+        rows = unpack_ids(plan.rows).tolist()
+        ends = (unpack_ids(plan.starts) + unpack_ids(plan.counts)).tolist()
+        sampled = [row for row, end in zip(rows, ends, strict=True) if end == self.known[row]]
+        for row in sampled:
+            self.known[row] += 1
+        return [7] * len(sampled)
+
+
+def measure(folder: Path, num_sequences: int, num_blocks: int) -> str:
+    """One line of the table: a quarter of the sequences is real-time."""
+    driver = Driver(folder, num_sequences, num_blocks)
+    times_s = []
+    for iteration in range(2 * ITERATIONS):
+        while driver.scheduler.num_requests < num_sequences + 8:
+            driver.admit(Klass.RT if driver.scheduler.num_requests % 4 == 0 else Klass.BE)
+        spent_s = driver.step()
+        if iteration >= ITERATIONS:  # all sequences run by then
+            times_s.append(spent_s)
+    plan_ms, total_ms = (
+        sorted(1000 * value for value in column)
+        for column in zip(*((plan, plan + done) for plan, done in times_s), strict=True)
+    )
+    kv = driver.scheduler.kv
+    return (
+        f"{num_sequences:9} {num_blocks:7} {median(plan_ms):8.2f} {median(total_ms):9.2f} "
+        f"{quantiles(total_ms, n=20)[-1]:8.2f} {kv.preempted_blocks:10} {kv.saved_blocks:6}"
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    print("sequences  blocks  plan ms  total ms   p95 ms  preempted  saved")
+    with tempfile.TemporaryDirectory() as folder:
+        for num_sequences in (64, 256):
+            blocks = num_sequences * (PROMPT + OUTPUT) // BLOCK
+            for num_blocks in (2 * blocks, blocks // 3):
+                print(measure(Path(folder), num_sequences, num_blocks))
+
+
+if __name__ == "__main__":
+    main()

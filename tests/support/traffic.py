@@ -1,0 +1,52 @@
+"""Requests of both classes to a running server, and what it says of them afterwards."""
+
+from __future__ import annotations
+
+import random
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from harness import MODEL, Server, wait_until
+
+
+def prompts(seed: int, count: int, length: int) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(100, 49000) for _ in range(length)] for _ in range(count)]
+
+
+def complete(server: Server, prompt: list[int], max_tokens: int, tier: str) -> list[int]:
+    body = {
+        "model": MODEL,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "service_tier": tier,
+        "return_token_ids": True,
+    }
+    response = httpx.post(f"{server.url}/v1/completions", json=body, timeout=500.0)
+    assert response.status_code == 200, response.text
+    token_ids: list[int] = response.json()["choices"][0]["token_ids"]
+    return token_ids
+
+
+def metrics(server: Server) -> dict[tuple[str, str], float]:
+    """Samples of `/metrics` by name and class."""
+    text = httpx.get(f"{server.url}/metrics").text
+    return {
+        (sample.name, sample.labels.get("class", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def nothing_is_held(found: dict[tuple[str, str], float]) -> bool:
+    held = found["bros_kv_blocks_total", ""] - found["bros_kv_blocks_free", ""]
+    return held == found["bros_kv_host_blocks_used", ""] == 0
+
+
+def wait_for_stats(server: Server) -> dict[tuple[str, str], float]:
+    """Metrics of a server that has nothing to do; fails if it keeps a block or a copy."""
+    wait_until(lambda: nothing_is_held(metrics(server)), timeout_s=10.0)
+    return metrics(server)

@@ -19,4 +19,6 @@ class Row:
     blocks: list[int] = field(default_factory=list)
     copies: dict[int, HostCopy] = field(default_factory=dict)  # by index in `blocks`, lost or not
     resident: int = 0
-    written: int = 0  # tokens that were resident before the plan; the rest is yet to be computed
+    written: int = (
+        0  # tokens that were resident since before the plan; no others can be saved ahead
+    )

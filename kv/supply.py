@@ -170,7 +170,8 @@ class Supply:
         self.note_resident(row)
 
     def note_resident(self, row: Row) -> None:
-        """Publish how much of the row is resident."""
+        """Publish how much of the row is resident; what it has lost is not written any more."""
+        row.written = min(row.written, row.resident)
         self._table.resident_len[row.index] = row.resident
         known = int(self._table.num_tokens[row.index])
         self._table.num_tokens[row.index] = max(row.resident, known)

@@ -80,9 +80,10 @@ class KvConfig(Section):
 class SchedulerConfig(Section):
     """What runs in an iteration."""
 
-    policy: Literal["bros", "fcfs"] = "bros"
+    policy: Literal["bros", "fcfs", "priority", "round-robin"] = "bros"
     max_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Meta(ge=16)] = 256
+    be_floor: Share = 0.05  # of the time is best-effort's, however much real-time there is
     max_waiting: Count = 1024  # real-time requests waiting beyond this get a 429
 
 

@@ -1,4 +1,4 @@
-"""Fills one iteration: chunks of requests, within a token budget and the KV blocks there are."""
+"""Fills one iteration: chunks of requests, within its time, its tokens and the KV blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
+from bros.brosd.budget import Budget
 from bros.brosd.config import KvMode
+from bros.brosd.cost import CostModel, Load
 from bros.brosd.policies import Policy
 from bros.brosd.request import Request
 from bros.kv import Allocator, Klass, TokenChain
@@ -23,6 +25,7 @@ class Limits:
     max_sequences: int
     max_batch_tokens: int
     max_waiting: int
+    be_floor: float = 0.0  # share of the time that BE gets at least, while RT wants all of it
     max_losses: int = 3  # workers a request may take down before it is the suspect
 
 
@@ -65,50 +68,81 @@ class Packer:
     policy: Policy
     limits: Limits
     kv: KvRules
+    cost: CostModel
     allocator: Allocator
     running: list[Request]
     waiting: dict[Klass, deque[Request]]
+    load: Load = field(default_factory=Load)  # of the last plan
+    _be_credit_s: float = 0.0
+    _requeued: set[Klass] = field(default_factory=set)  # classes that lost a row in this plan
     short_of_memory: Counter[Klass] = field(default_factory=Counter)
     """Requests that are not in the last plan because blocks lack; of those that wait, one."""
 
-    def pack(self) -> list[Chunk]:
-        """Fill the token budget in the order of the policy, chunking prompts to fit."""
+    def pack(self, now_s: float) -> list[Chunk]:
+        """Fill the iteration in the order of the policy, chunking prompts to fit."""
         self.allocator.begin_plan()
         self.short_of_memory.clear()
-        budget = self.limits.max_batch_tokens
+        self._requeued.clear()
+        budget = self._budget(now_s)
         chunks: list[Chunk] = []
         planned: set[Request] = set()
-        admitting = True  # until one finds no room: who waits behind it must not overtake it
-        for request in self._queue():
-            if budget == 0 or len(chunks) == self.limits.max_sequences:
+        blocked: set[Klass] = set()  # once one finds no room, none of its class overtakes it
+        for request in self._queue(now_s):
+            if budget.is_spent:
                 break
-            if request.row is None:
-                admitting = admitting and self._try_admit(request, planned)
-                if not admitting:
-                    continue
+            if request.klass is Klass.BE:
+                budget.grant(self._be_credit_s)
+            if request.row is None and not self._may_start(request, budget, planned, blocked):
+                continue
             chunk = self._chunk(request, budget, planned)
-            if chunk is None:
-                self.short_of_memory[request.klass] += 1
-            else:
+            if chunk is not None:
                 chunks.append(chunk)
                 planned.add(request)
-                budget -= chunk.count
+                budget.take(chunk.start, chunk.count)
+        self._settle_credit(budget, planned)
         self._prefetch(planned)
         self._save_ahead()
+        budget.load.copies = self.allocator.num_copies
+        self.load = budget.load
         return chunks
 
-    def _queue(self) -> list[Request]:
+    def _budget(self, now_s: float) -> Budget:
+        waiting = islice(self.waiting[Klass.RT], self.limits.max_sequences)
+        rt = [request for request in (*self.running, *waiting) if request.klass is Klass.RT]
+        limit_s = self.policy.limit_s(rt, now_s, self.cost)
+        return Budget(self.cost, limit_s, self.limits.max_batch_tokens, self.limits.max_sequences)
+
+    def _settle_credit(self, budget: Budget, planned: set[Request]) -> None:
+        """Save up BE's floor of the time while RT leaves nothing for BE."""
+        if any(request.klass is Klass.BE for request in planned):
+            self._be_credit_s = 0.0
+        elif self.waiting[Klass.BE] or any(r.klass is Klass.BE for r in self.running):
+            self._be_credit_s += self.limits.be_floor * budget.spent_s
+
+    def _queue(self, now_s: float) -> list[Request]:
         """The policy's order, of which no more can be admitted than there are sequences."""
         heads = {
             klass: list(islice(queue, self.limits.max_sequences))
             for klass, queue in self.waiting.items()
         }
-        return list(self.policy.queue(self.running, heads))
+        return list(self.policy.queue(self.running, heads, now_s))
+
+    def _may_start(
+        self, request: Request, budget: Budget, planned: set[Request], blocked: set[Klass]
+    ) -> bool:
+        """Whether a waiting request is given a row now."""
+        urgent = request.klass is Klass.RT
+        if request.klass in blocked or not budget.fit(0, len(request.tokens), urgent=urgent):
+            return False
+        sustained = not urgent or self.policy.sustains(self.running, self.cost)
+        if not (sustained and self._try_admit(request, planned)):
+            blocked.add(request.klass)
+            return False
+        return True
 
     def _try_admit(self, request: Request, planned: set[Request]) -> bool:
         """Give the request a row if its whole prompt, not just a first chunk, will find room."""
-        queue = self.waiting[request.klass]
-        if queue[0] is not request:  # one that lost its row in this very plan goes first
+        if request.klass in self._requeued:  # who lost its row in this very plan goes first
             return False
         victims = set(self.policy.victims(request, self.running))
         rivals = [other for other in self.running if other not in victims]
@@ -119,7 +153,7 @@ class Packer:
         if self.allocator.needed(chain) > room:
             self.short_of_memory[request.klass] += 1
             return False
-        queue.popleft()
+        self.waiting[request.klass].remove(request)
         request.row = self.allocator.open_row(request.klass, chain)
         request.known_to_worker = False
         self.running.append(request)
@@ -153,20 +187,24 @@ class Packer:
         hurt = self.allocator.is_hurt(victim.row)
         return False, spared, not hurt, self.allocator.tail_loss(victim.row)
 
-    def _chunk(self, request: Request, budget: int, planned: set[Request]) -> Chunk | None:
-        """The next tokens of an admitted request, None if memory for them cannot be had."""
+    def _chunk(self, request: Request, budget: Budget, planned: set[Request]) -> Chunk | None:
+        """The next tokens of an admitted request, None if time or memory for them lacks."""
         row = request.row
         if row is None:
             return None
         start = before = self.allocator.resident(row)
-        known = len(request.tokens)
-        end = min(known, start + budget)
+        known = stop = len(request.tokens)
         if start < known - 1:  # not just a decode
             if not self._fits(request, row, planned):
+                self.short_of_memory[request.klass] += 1
                 return None
             start = self.allocator.reuse(row, self._hurtable(request, row, planned))
-            end = min(known, start + budget, self.allocator.next_copy(row) or known)
+            stop = self.allocator.next_copy(row) or known
+        end = start + budget.fit(start, stop, urgent=request.klass is Klass.RT)
+        if end == start:
+            return None
         if not (self.allocator.grow(row, end) or self._grow_by_force(request, row, end, planned)):
+            self.short_of_memory[request.klass] += 1
             return None
         request.recoveries += end == known and before < request.num_computed
         self.allocator.counters.recomputed_tokens += max(0, min(end, request.num_computed) - start)
@@ -241,3 +279,4 @@ class Packer:
         victim.row = None
         self.running.remove(victim)
         self.waiting[victim.klass].appendleft(victim)
+        self._requeued.add(victim.klass)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bros.brosd.wire import Admit, FinishReason, Fresh, Sampling, Slo, pack_ids, unpack_ids
@@ -26,6 +27,7 @@ class Request:
     losses: int = 0  # workers that died while they ran it
     aborted: bool = False
     num_computed: int = 0  # tokens whose KV was ever computed
+    first_s: float | None = None  # when the first token was sampled
     recoveries: int = 0  # times that it lost KV and got it back
 
     @classmethod
@@ -42,6 +44,17 @@ class Request:
             stop_ids=frozenset(admit.stop_ids),
             slo=admit.slo,
         )
+
+    def due_s(self, aim: float = 1.0) -> float:
+        """When the next token is due, if each is aimed at `aim` of its objective; CLOCK_MONOTONIC.
+
+        Never, for a request without objectives.
+        """
+        if self.slo is None:
+            return math.inf
+        if self.first_s is None:
+            return self.arrived_s + aim * self.slo.ttft_s
+        return self.first_s + aim * self.num_output * self.slo.tpot_s
 
     @property
     def num_output(self) -> int:

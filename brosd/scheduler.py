@@ -7,10 +7,12 @@ change only after `complete` or `detach`.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from bros.brosd.cost import CostModel, Load
 from bros.brosd.packing import Chunk, Counters, KvRules, Limits, Packer
 from bros.brosd.policies import Policy
 from bros.brosd.request import Request
@@ -35,6 +37,7 @@ class Flight:
     step: int
     chunks: list[Chunk]
     num_copies: int
+    load: Load
 
     @property
     def num_tokens(self) -> int:
@@ -54,6 +57,8 @@ class Scheduler:
     rules: KvRules = field(default_factory=KvRules)
     kv: KvCounters = field(default_factory=KvCounters)
     costs: KvCosts = field(default_factory=KvCosts)
+    cost: CostModel = field(default_factory=CostModel)
+    clock: Callable[[], float] = time.monotonic
     running: list[Request] = field(default_factory=list)  # in order of admission
     waiting: dict[Klass, deque[Request]] = field(default_factory=_queues)
     counters: dict[Klass, Counters] = field(
@@ -73,7 +78,13 @@ class Scheduler:
         The allocator counts in `kv` and decides by `costs`.
         """
         self._packer = Packer(
-            self.policy, self.limits, self.rules, allocator, self.running, self.waiting
+            self.policy,
+            self.limits,
+            self.rules,
+            self.cost,
+            allocator,
+            self.running,
+            self.waiting,
         )
         self._max_len = max_len
 
@@ -194,11 +205,12 @@ class Scheduler:
         """The next iteration; None if there is nothing to do or one is in flight."""
         if self._packer is None or self._flight is not None:
             return None
-        chunks, num_copies = self._packer.pack(), self._packer.allocator.num_copies
+        chunks = self._packer.pack(self.clock())
+        num_copies = self._packer.allocator.num_copies
         if not chunks and not num_copies:
             return None
         self._step += 1
-        self._flight = Flight(self._step, chunks, num_copies)
+        self._flight = Flight(self._step, chunks, num_copies, self._packer.load)
         return StepPlan(
             step=self._step,
             rows=pack_ids([chunk.row for chunk in chunks]),
@@ -217,6 +229,7 @@ class Scheduler:
             return
         for klass, num_requests in self._packer.short_of_memory.items():
             self.kv.memory_wait_s[klass] += num_requests * elapsed_s
+        self.cost.observe(flight.load, elapsed_s)
         if flight.num_copies:
             self.costs.note_copies(copy_s / flight.num_copies)
         if flight.num_tokens * 2 > self.limits.max_batch_tokens:  # prefill, not a few decodes
@@ -231,9 +244,12 @@ class Scheduler:
         rids: list[int] = []
         emitted: list[int] = []
         reasons: list[FinishReason] = []
+        now_s = self.clock()
         for request, token in zip(sampled, tokens, strict=True):
             if request.aborted:
                 continue
+            if request.first_s is None:
+                request.first_s = now_s
             finish = request.append(token, self._max_len)
             rids.append(request.rid)
             emitted.append(token)

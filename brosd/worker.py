@@ -38,6 +38,7 @@ class Worker:
                 max_sequences=config.scheduler.max_sequences,
                 max_batch_tokens=config.scheduler.max_batch_tokens,
                 max_waiting=config.scheduler.max_waiting,
+                be_floor=config.scheduler.be_floor,
             ),
         )
         self.max_len = 0

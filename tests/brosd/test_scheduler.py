@@ -19,6 +19,7 @@ from bros.brosd.wire import (
     FinishReason,
     Geometry,
     Sampling,
+    Slo,
     StepPlan,
     pack_ids,
     unpack_ids,
@@ -46,6 +47,8 @@ class Bench:
         config = load(overrides=[f"scheduler.policy={policy}", *kv, *shares], environ={})
         self.pool = PoolPlan(config, Geometry(0, 1, 8, 4, MAX_LEN, 99, kv_bytes_per_token=1))
         self.scheduler = Scheduler(POLICIES[policy](), limits, self.pool.rules)
+        self.now_s = 0.0
+        self.scheduler.clock = lambda: self.now_s
         self.folder = folder
         self.tables = itertools.count()
         self.known: dict[int, list[int]] = {}
@@ -74,10 +77,11 @@ class Bench:
         admit = Admit(
             rid=rid,
             klass=klass,
-            arrived_s=float(rid),
+            arrived_s=self.now_s + rid * 1e-6,
             prompt=pack_ids([1000 + rid % 3] * prompt),
             max_tokens=max_tokens,
             sampling=Sampling(temperature=0.0),
+            slo=Slo(ttft_s=0.5, tpot_s=0.08) if klass is Klass.RT else None,
         )
         assert self.scheduler.admit(admit) is None
         self.output[rid] = []
@@ -117,6 +121,9 @@ class Bench:
             if start + count == len(self.known[row]):
                 tokens.append(len(self.known[row]))
                 self.known[row].append(tokens[-1])
+        elapsed_s = 0.02 + 0.005 * int(unpack_ids(plan.counts).sum())
+        self.now_s += elapsed_s
+        self.scheduler.measure(elapsed_s, 0.0, 0)
         emit = self.scheduler.complete(plan.step, tokens)
         self.check()
         if emit is None:

@@ -1,0 +1,65 @@
+"""What one iteration has room for: tokens, sequences, and seconds by the cost model."""
+
+from __future__ import annotations
+
+import math
+
+from bros.brosd.cost import CostModel, Load
+
+MIN_CHUNK = 48  # tokens: a shorter chunk, unless it is a prompt's last, costs more than it brings
+MIN_URGENT_CHUNK = 16
+
+
+class Budget:
+    """Fills up as chunks are planned. `limit_s` is infinite if the policy ignores time."""
+
+    def __init__(
+        self, cost: CostModel, limit_s: float, max_tokens: int, max_sequences: int
+    ) -> None:
+        self._cost = cost
+        self._tokens = max_tokens
+        self._sequences = max_sequences
+        self.left_s = limit_s - cost.base_s
+        self.spent_s = cost.base_s
+        self.load = Load()
+        self.empty = True
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing more can be planned."""
+        return self._tokens <= 0 or self._sequences <= 0
+
+    def fit(self, start: int, known: int, *, urgent: bool) -> int:
+        """How many of the tokens `[start, known)` fit; 0 if none, or too few to be worth it.
+
+        An urgent request gets a short chunk even if the time is up, and so does the first.
+        """
+        missing = known - start
+        least = min(missing, MIN_URGENT_CHUNK if urgent else MIN_CHUNK)
+        count = min(missing, self._tokens)
+        if math.isfinite(self.left_s):
+            count = min(count, self._affordable(start, missing))
+            if count < least and (urgent or self.empty):
+                count = min(least, self._tokens)
+        else:
+            least = 1
+        return count if count >= min(least, self._tokens) else 0
+
+    def _affordable(self, start: int, missing: int) -> int:
+        if missing == 1:
+            return int(self._cost.chunk_s(start, 1) <= self.left_s)
+        return self._cost.count_within(start, self.left_s)
+
+    def take(self, start: int, count: int) -> None:
+        """A chunk is planned."""
+        seconds = self._cost.chunk_s(start, count)
+        self.left_s -= seconds
+        self.spent_s += seconds
+        self._tokens -= count
+        self._sequences -= 1
+        self.load.add(start, count)
+        self.empty = False
+
+    def grant(self, seconds: float) -> None:
+        """Leave at least this much time for what comes."""
+        self.left_s = max(self.left_s, seconds)

@@ -1,0 +1,134 @@
+"""How long an iteration takes: predicted from what is in it, learnt from those that have run.
+
+    T = c0 + c1 * decode tokens + c2 * prefill tokens + c3 * context read
+           + c4 * sum(chunk * (past + chunk / 2)) + c5 * copied blocks
+
+Weighted non-negative least squares over the past, which fades: weights are 1 / T**2, so that
+relative errors count, and old iterations lose half their weight in a few hundred new ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+FADING = 0.997
+REFIT_EVERY = 8  # iterations
+SWEEPS = 20  # of coordinate descent; it starts from the last solution
+WINDOW = 200  # residuals that the margin and the reported error are taken from
+PRIOR_WEIGHT = 0.1  # of the guess, in iterations: real ones outweigh it at once
+# Seconds; the guess of a small model on two cores, until the profile is in.
+GUESS = (0.02, 1e-3, 1e-3, 5e-6, 5e-9, 2e-4)
+
+
+@dataclass
+class Load:
+    """What an iteration has to do. `work`: queries times keys of prefill chunks."""
+
+    decode_tokens: float = 0.0
+    prefill_tokens: float = 0.0
+    context_read: float = 0.0
+    work: float = 0.0
+    copies: float = 0.0
+
+    def add(self, start: int, count: int) -> None:
+        """One more chunk: `count` tokens after `start` known ones."""
+        if count == 1:
+            self.decode_tokens += 1
+        else:
+            self.prefill_tokens += count
+            self.work += count * (start + count / 2)
+        self.context_read += start + count
+
+
+class CostModel:
+    """Predicts seconds; `observe` teaches it."""
+
+    def __init__(self) -> None:
+        self._cost = np.array(GUESS)
+        scale = PRIOR_WEIGHT / np.square(self._cost)
+        self._gram = np.diag(scale / 1e4)
+        self._target = self._gram @ self._cost
+        self._since_fit = 0
+        self._errors: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # predicted, measured
+
+    def predict(self, load: Load) -> float:
+        """Seconds that an iteration with this load takes."""
+        return float(self._cost[0] + self._cost[1:] @ astuple(load))
+
+    @property
+    def base_s(self) -> float:
+        """Seconds of an iteration with nothing in it."""
+        return float(self._cost[0])
+
+    def chunk_s(self, start: int, count: int) -> float:
+        """Seconds that `count` more tokens after `start` known ones add to an iteration."""
+        _, decode, prefill, context, work, _ = self._coefficients
+        if count == 1:
+            return decode + context * (start + 1)
+        return count * (prefill + work * (start + count / 2)) + context * (start + count)
+
+    def count_within(self, start: int, seconds: float) -> int:
+        """The most prefill tokens after `start` that add at most `seconds`: `chunk_s` inverted."""
+        _, _, prefill, context, work, _ = self._coefficients
+        half, slope = work / 2, prefill + work * start + context
+        left = seconds - context * start
+        if left <= 0:
+            return 0
+        if half * left < 1e-12 * slope * slope:  # as good as linear
+            return int(left / slope) if slope > 0 else 2**31
+        return int((math.sqrt(slope * slope + 4 * half * left) - slope) / (2 * half))
+
+    @property
+    def _coefficients(self) -> tuple[float, ...]:
+        if self._cached is None:
+            self._cached = tuple(self._cost.tolist())
+        return self._cached
+
+    _cached: tuple[float, ...] | None = None
+
+    def observe(self, load: Load, seconds: float) -> None:
+        """An iteration with this load took so long."""
+        self._errors.append((self.predict(load), seconds))
+        self.learn(load, seconds)
+
+    def learn(self, load: Load, seconds: float) -> None:
+        """The same, of an iteration that was not predicted for anybody, as of a profile."""
+        features = np.array((1.0, *astuple(load)))
+        weight = 1 / max(seconds, 1e-6) ** 2
+        self._gram = FADING * self._gram + weight * np.outer(features, features)
+        self._target = FADING * self._target + weight * seconds * features
+        self._since_fit += 1
+        if self._since_fit >= REFIT_EVERY:
+            self.fit()
+
+    def fit(self) -> None:
+        """Solve for the coefficients, all at least zero."""
+        self._since_fit = 0
+        cost = self._cost
+        for _ in range(SWEEPS):
+            for i in range(len(cost)):
+                if self._gram[i, i] > 0:
+                    rest = self._target[i] - self._gram[i] @ cost + self._gram[i, i] * cost[i]
+                    cost[i] = max(0.0, rest / self._gram[i, i])
+        self._cached = None
+
+    # -- how good it is --------------------------------------------------------------------------
+
+    @property
+    def margin_s(self) -> float:
+        """What 95 of 100 recent iterations took at most beyond their prediction; 0 if less."""
+        late = [measured - predicted for predicted, measured in self._errors]
+        return max(0.0, float(np.quantile(late, 0.95))) if late else 0.0
+
+    @property
+    def relative_errors(self) -> tuple[float, float]:
+        """Mean and 95th percentile of |predicted - measured| / measured, of recent iterations.
+
+        Each was predicted before it ran, so all are held out.
+        """
+        errors = [abs(predicted - measured) / measured for predicted, measured in self._errors]
+        return (float(np.mean(errors)), float(np.quantile(errors, 0.95))) if errors else (0.0, 0.0)

@@ -15,9 +15,9 @@ from statistics import median, quantiles
 
 from bros.brosd.config import load
 from bros.brosd.packing import Limits
-from bros.brosd.policies import POLICIES
 from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
+from bros.brosd.slack import POLICIES
 from bros.brosd.wire import Admit, Geometry, Sampling, StepPlan, pack_ids, unpack_ids
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 

@@ -29,7 +29,7 @@ class Budget:
         """Whether nothing more can be planned."""
         return self._tokens <= 0 or self._sequences <= 0
 
-    def fit(self, start: int, known: int, *, urgent: bool) -> int:
+    def fit(self, start: int, known: int, urgent: bool) -> int:
         """How many of the tokens `[start, known)` fit; 0 if none, or too few to be worth it.
 
         An urgent request gets a short chunk even if the time is up, and so does the first.
@@ -60,6 +60,6 @@ class Budget:
         self.load.add(start, count)
         self.empty = False
 
-    def grant(self, seconds: float) -> None:
-        """Leave at least this much time for what comes."""
-        self.left_s = max(self.left_s, seconds)
+    def narrow(self, limit_s: float, least_s: float) -> None:
+        """Let the iteration take `limit_s` at most from now on, but leave at least `least_s`."""
+        self.left_s = max(min(self.left_s, limit_s - self.spent_s), least_s)

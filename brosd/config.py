@@ -80,7 +80,7 @@ class KvConfig(Section):
 class SchedulerConfig(Section):
     """What runs in an iteration."""
 
-    policy: Literal["bros", "fcfs", "priority", "round-robin"] = "bros"
+    policy: Literal["bros", "fcfs", "priority", "round-robin", "tgi"] = "bros"
     max_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Meta(ge=16)] = 256
     be_floor: Share = 0.05  # of the time is best-effort's, however much real-time there is

@@ -10,7 +10,7 @@ from itertools import islice
 from bros.brosd.budget import Budget
 from bros.brosd.config import KvMode
 from bros.brosd.cost import CostModel, Load
-from bros.brosd.policies import Policy
+from bros.brosd.policies import Agenda, Policy
 from bros.brosd.request import Request
 from bros.kv import Allocator, Klass, TokenChain
 
@@ -83,62 +83,56 @@ class Packer:
         self.allocator.begin_plan()
         self.short_of_memory.clear()
         self._requeued.clear()
-        budget = self._budget(now_s)
+        agenda = self._agenda(now_s)
+        budget = Budget(
+            self.cost, agenda.limit_s, self.limits.max_batch_tokens, self.limits.max_sequences
+        )
         chunks: list[Chunk] = []
         planned: set[Request] = set()
         blocked: set[Klass] = set()  # once one finds no room, none of its class overtakes it
-        for request in self._queue(now_s):
+        rt_s: float | None = None  # what is spent before BE's turn
+        for request in list(agenda.requests):
             if budget.is_spent:
                 break
-            if request.klass is Klass.BE:
-                budget.grant(self._be_credit_s)
-            if request.row is None and not self._may_start(request, budget, planned, blocked):
-                continue
-            chunk = self._chunk(request, budget, planned)
+            if request.klass is Klass.BE and rt_s is None:
+                rt_s = budget.spent_s
+                budget.narrow(agenda.be_limit_s, self._be_credit_s)
+            urgent = request in agenda.urgent
+            if request.row is None:
+                if request.klass in blocked or not budget.fit(0, len(request.tokens), urgent):
+                    continue
+                if not self._try_admit(request, planned):
+                    blocked.add(request.klass)
+                    continue
+            chunk = self._chunk(request, budget, planned, urgent)
             if chunk is not None:
                 chunks.append(chunk)
                 planned.add(request)
                 budget.take(chunk.start, chunk.count)
-        self._settle_credit(budget, planned)
+        self._settle_credit(budget.spent_s, 0.0 if rt_s is None else budget.spent_s - rt_s)
         self._prefetch(planned)
         self._save_ahead()
         budget.load.copies = self.allocator.num_copies
         self.load = budget.load
         return chunks
 
-    def _budget(self, now_s: float) -> Budget:
-        waiting = islice(self.waiting[Klass.RT], self.limits.max_sequences)
-        rt = [request for request in (*self.running, *waiting) if request.klass is Klass.RT]
-        limit_s = self.policy.limit_s(rt, now_s, self.cost)
-        return Budget(self.cost, limit_s, self.limits.max_batch_tokens, self.limits.max_sequences)
+    def _settle_credit(self, spent_s: float, be_s: float) -> None:
+        """Of `spent_s`, BE has had `be_s`; what it lacks to its floor it has later."""
+        owed_s = self._be_credit_s + self.limits.be_floor * spent_s - be_s
+        wants = self.waiting[Klass.BE] or any(r.klass is Klass.BE for r in self.running)
+        self._be_credit_s = max(0.0, owed_s) if wants else 0.0
 
-    def _settle_credit(self, budget: Budget, planned: set[Request]) -> None:
-        """Save up BE's floor of the time while RT leaves nothing for BE."""
-        if any(request.klass is Klass.BE for request in planned):
-            self._be_credit_s = 0.0
-        elif self.waiting[Klass.BE] or any(r.klass is Klass.BE for r in self.running):
-            self._be_credit_s += self.limits.be_floor * budget.spent_s
+    def _agenda(self, now_s: float) -> Agenda:
+        """The policy's, over as many of the oldest waiting requests as there are sequences.
 
-    def _queue(self, now_s: float) -> list[Request]:
-        """The policy's order, of which no more can be admitted than there are sequences."""
-        heads = {
-            klass: list(islice(queue, self.limits.max_sequences))
-            for klass, queue in self.waiting.items()
-        }
-        return list(self.policy.queue(self.running, heads, now_s))
-
-    def _may_start(
-        self, request: Request, budget: Budget, planned: set[Request], blocked: set[Klass]
-    ) -> bool:
-        """Whether a waiting request is given a row now."""
-        urgent = request.klass is Klass.RT
-        if request.klass in blocked or not budget.fit(0, len(request.tokens), urgent=urgent):
-            return False
-        sustained = not urgent or self.policy.sustains(self.running, self.cost)
-        if not (sustained and self._try_admit(request, planned)):
-            blocked.add(request.klass)
-            return False
-        return True
+        Of RT also over as many of the newest: with too many to serve, only those can be in time.
+        """
+        most = self.limits.max_sequences
+        heads = {klass: list(islice(queue, most)) for klass, queue in self.waiting.items()}
+        rt = self.waiting[Klass.RT]
+        newest = islice(reversed(rt), max(0, min(most, len(rt) - most)))
+        heads[Klass.RT].extend(reversed(list(newest)))
+        return self.policy.agenda(self.running, heads, now_s, self.cost)
 
     def _try_admit(self, request: Request, planned: set[Request]) -> bool:
         """Give the request a row if its whole prompt, not just a first chunk, will find room."""
@@ -146,7 +140,7 @@ class Packer:
             return False
         victims = set(self.policy.victims(request, self.running))
         rivals = [other for other in self.running if other not in victims]
-        if len(rivals) >= self.limits.max_sequences:
+        if len(rivals) >= self.limits.max_sequences or not self.allocator.num_free_rows:
             return False
         chain = TokenChain(request.tokens, self.allocator.block_size)
         room = self._room(request, victims - planned) - sum(self._promised(r) for r in rivals)
@@ -187,7 +181,9 @@ class Packer:
         hurt = self.allocator.is_hurt(victim.row)
         return False, spared, not hurt, self.allocator.tail_loss(victim.row)
 
-    def _chunk(self, request: Request, budget: Budget, planned: set[Request]) -> Chunk | None:
+    def _chunk(
+        self, request: Request, budget: Budget, planned: set[Request], urgent: bool
+    ) -> Chunk | None:
         """The next tokens of an admitted request, None if time or memory for them lacks."""
         row = request.row
         if row is None:
@@ -200,7 +196,7 @@ class Packer:
                 return None
             start = self.allocator.reuse(row, self._hurtable(request, row, planned))
             stop = self.allocator.next_copy(row) or known
-        end = start + budget.fit(start, stop, urgent=request.klass is Klass.RT)
+        end = start + budget.fit(start, stop, urgent)
         if end == start:
             return None
         if not (self.allocator.grow(row, end) or self._grow_by_force(request, row, end, planned)):

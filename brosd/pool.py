@@ -19,8 +19,8 @@ class PoolPlan:
 
     @property
     def _blind(self) -> bool:
-        """First come, first served knows no classes."""
-        return self.config.scheduler.policy == "fcfs"
+        """Whether the policy knows no classes."""
+        return self.config.scheduler.policy in ("fcfs", "tgi")
 
     @property
     def _mode(self) -> KvMode:

@@ -60,6 +60,11 @@ class Request:
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
+    @property
+    def num_missing(self) -> int:
+        """Known tokens whose KV was never computed."""
+        return len(self.tokens) - self.num_computed
+
     def append(self, token: int, max_len: int) -> FinishReason:
         """Take a sampled token; says whether it was the last one."""
         self.tokens.append(token)

@@ -12,9 +12,9 @@ from bros.brosd import wire
 from bros.brosd.config import Config
 from bros.brosd.link import Outbox
 from bros.brosd.packing import Limits
-from bros.brosd.policies import POLICIES
 from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
+from bros.brosd.slack import POLICIES
 from bros.brosd.supervisor import Child, Supervisor
 from bros.kv import Allocator, BlockTable, TableGeometry
 

@@ -73,6 +73,11 @@ class Allocator:
         return len(self._rows)
 
     @property
+    def num_free_rows(self) -> int:
+        """Rows that can be opened."""
+        return len(self._free_rows)
+
+    @property
     def num_copies(self) -> int:
         """Entries of the copy log that belong to the plan."""
         return self._checkpoints.num_logged

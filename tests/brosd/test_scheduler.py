@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from bros.brosd.config import KvMode, load
 from bros.brosd.packing import Limits
-from bros.brosd.policies import POLICIES
 from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
+from bros.brosd.slack import POLICIES
 from bros.brosd.wire import (
     Admit,
     FinishReason,

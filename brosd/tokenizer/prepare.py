@@ -16,6 +16,7 @@ from bros.brosd.tokenizer.schema import (
     ChatRequest,
     CompletionRequest,
     Request,
+    SloMs,
     refuse_unsupported,
 )
 from bros.brosd.tokenizer.text import Codec
@@ -103,10 +104,9 @@ class Preparer:
         self._check_ids(asked, "stop_token_ids")
         return [*asked, *([] if request.ignore_eos else self._codec.eos_ids)]
 
-    def _objectives(self, request: Request) -> Slo | None:
-        if request.slo is None:
-            return None
-        ttft_ms, tpot_ms = request.slo.ttft_ms, request.slo.tpot_ms
+    def _objectives(self, request: Request) -> Slo:
+        asked = request.slo or SloMs()
+        ttft_ms, tpot_ms = asked.ttft_ms, asked.tpot_ms
         return Slo(
             ttft_s=self._slo.ttft_s if ttft_ms is None else ttft_ms / 1000,
             tpot_s=self._slo.tpot_s if tpot_ms is None else tpot_ms / 1000,

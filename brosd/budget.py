@@ -6,8 +6,7 @@ import math
 
 from bros.brosd.cost import CostModel, Load
 
-MIN_CHUNK = 48  # tokens: a shorter chunk, unless it is a prompt's last, costs more than it brings
-MIN_URGENT_CHUNK = 16
+MIN_CHUNK = 16  # tokens: a shorter chunk, unless it is a prompt's last, costs more than it brings
 
 
 class Budget:
@@ -35,7 +34,7 @@ class Budget:
         An urgent request gets a short chunk even if the time is up, and so does the first.
         """
         missing = known - start
-        least = min(missing, MIN_URGENT_CHUNK if urgent else MIN_CHUNK)
+        least = min(missing, MIN_CHUNK)
         count = min(missing, self._tokens)
         if math.isfinite(self.left_s):
             count = min(count, self._affordable(start, missing))

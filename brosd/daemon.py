@@ -62,6 +62,7 @@ class Daemon:
         self._steps_s: list[float] = []  # iterations since the last tick
         self._mean_step_s = 0.0
         self._iterations = 0
+        self._scheduling_s = 0.0
         self._announced = False
         self._draining_since_s: float | None = None
         self._stopped = False
@@ -136,11 +137,13 @@ class Daemon:
     async def _on_step_done(self, done: wire.StepDone) -> None:
         if not self._supervisor.current(self._worker.child.peer, done.generation):
             return  # the last words of a lost worker; its rows run again elsewhere
+        began_s = time.perf_counter()
         self._scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
         emit = self._scheduler.complete(done.step, wire.unpack_ids(done.tokens).tolist())
         self._steps_s.append(done.elapsed_s)
         self._iterations += 1
         await self._worker.dispatch()  # first: text can wait, an accelerator should not
+        self._scheduling_s += time.perf_counter() - began_s
         if emit is not None:
             await self._tell_tokenizer(emit)
 
@@ -171,18 +174,18 @@ class Daemon:
                 except PoolTooSmall as error:
                     raise DaemonError(str(error)) from None
             case wire.Ready():
-                await self._on_ready(child)
+                await self._on_ready(child, event)
             case wire.Fault():
                 child.reason = event.reason
                 log.error("event=fault peer=%s reason=%r", peer, event.reason)
             case _:
                 pass
 
-    async def _on_ready(self, child: Child) -> None:
+    async def _on_ready(self, child: Child, ready: wire.Ready) -> None:
         child.ready = child.served = True
         log.info("event=child_ready peer=%s generation=%d", child.peer, child.generation)
         if child is self._worker.child:
-            self._worker.serve()
+            self._worker.serve(ready.profile)
         elif self._draining_since_s is not None:
             await self._tell_tokenizer(wire.Drain())
         await self._tell_tokenizer(self._stats())
@@ -243,6 +246,7 @@ class Daemon:
         return "ready" if self._worker.child.ready and self._tokenizer.ready else "starting"
 
     def _stats(self) -> wire.Stats:
+        error, error_p95 = self._scheduler.cost.relative_errors
         return wire.Stats(
             state=self._state,
             model=self._config.model.name,
@@ -251,6 +255,9 @@ class Daemon:
             max_len=self._worker.max_len,
             iterations=self._iterations,
             iteration_s=self._mean_step_s,
+            scheduling_s=self._scheduling_s,
+            prediction_error=error,
+            prediction_error_p95=error_p95,
             worker_restarts=max(0, self._worker.child.generation - 1),
             tokenizer_restarts=max(0, self._tokenizer.generation - 1),
             rt=self._scheduler.stats(Klass.RT),

@@ -46,6 +46,7 @@ class Counters:
     """What happened to one class since the start, in requests and tokens."""
 
     finished: int = 0
+    in_time: int = 0  # of those finished, with their objectives met
     prompt_tokens: int = 0
     output_tokens: int = 0
 

@@ -28,6 +28,7 @@ class Request:
     aborted: bool = False
     num_computed: int = 0  # tokens whose KV was ever computed
     first_s: float | None = None  # when the first token was sampled
+    last_s: float | None = None  # and the newest
     recoveries: int = 0  # times that it lost KV and got it back
 
     @classmethod
@@ -55,6 +56,14 @@ class Request:
         if self.first_s is None:
             return self.arrived_s + aim * self.slo.ttft_s
         return self.first_s + aim * self.num_output * self.slo.tpot_s
+
+    @property
+    def in_time(self) -> bool:
+        """Whether its tokens so far have met its objectives: TPOT is a mean over the output."""
+        if self.slo is None or self.first_s is None or self.last_s is None:
+            return False
+        tpot_s = (self.last_s - self.first_s) / max(1, self.num_output - 1)
+        return self.first_s - self.arrived_s <= self.slo.ttft_s and tpot_s <= self.slo.tpot_s
 
     @property
     def num_output(self) -> int:

@@ -24,6 +24,7 @@ from bros.brosd.wire import (
     FinishReason,
     Fresh,
     KvStats,
+    Sample,
     StepPlan,
     pack_ids,
 )
@@ -87,6 +88,15 @@ class Scheduler:
             self.waiting,
         )
         self._max_len = max_len
+
+    def learn(self, profile: Iterable[Sample]) -> None:
+        """What iterations of the worker take, before the first one has run."""
+        for sample in profile:
+            load = Load()
+            for start, count in zip(sample.starts, sample.counts, strict=True):
+                load.add(start, count)
+            self.cost.learn(load, sample.seconds)
+        self.cost.fit()
 
     def detach(self) -> list[Fail]:
         """The worker is lost, and all KV with it: its requests wait again, with their tokens.
@@ -250,6 +260,7 @@ class Scheduler:
                 continue
             if request.first_s is None:
                 request.first_s = now_s
+            request.last_s = now_s
             finish = request.append(token, self._max_len)
             rids.append(request.rid)
             emitted.append(token)
@@ -265,6 +276,7 @@ class Scheduler:
     def _finish(self, request: Request) -> None:
         counters = self.counters[request.klass]
         counters.finished += 1
+        counters.in_time += request.in_time
         counters.prompt_tokens += request.num_prompt
         self._leave(request)
 

@@ -60,13 +60,12 @@ class Bros:
         ranks = self._rank(rt, pace_s, now_s, cost)
         self._late = ranks.late
         be = sorted(of_class(Klass.BE, running), key=lambda r: r.num_output == 0)  # stable
-        margin_s = cost.margin_s
-        limit_s = self._limit_s(ranks, now_s)
+        limit_s = self._limit_s(ranks, now_s) - cost.margin_s
         be_limit_s = min(limit_s, self._be_limit_s(ranks, now_s, cost))
         return Agenda(
             [*ranks.streams, *ranks.prompts, *ranks.late, *be, *waiting[Klass.BE]],
-            limit_s - margin_s,
-            be_limit_s - margin_s,
+            limit_s,
+            be_limit_s,
             urgent={*ranks.streams, *ranks.prompts[:1]},
         )
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bros.kv import Klass
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 
@@ -83,11 +83,20 @@ class Geometry(Message, tag="geometry"):
     kv_bytes_per_token: int
 
 
+class Sample(Part):
+    """An iteration of a profile: chunks of `counts` tokens after `starts`, in `seconds`."""
+
+    starts: list[int]
+    counts: list[int]
+    seconds: float
+
+
 class Ready(Message, tag="ready"):
     """The process serves: a worker has warmed up, the tokenizer listens."""
 
     peer: str
     generation: int
+    profile: list[Sample] = []
 
 
 class Beat(Message, tag="beat"):
@@ -212,6 +221,7 @@ class ClassStats(Part):
     running: int = 0
     waiting: int = 0
     finished: int = 0
+    in_time: int = 0  # of those finished, with their objectives met
     prompt_tokens: int = 0
     output_tokens: int = 0
     preempted_tokens: int = 0
@@ -249,6 +259,9 @@ class Stats(Message, tag="stats"):
     max_len: int
     iterations: int
     iteration_s: float  # mean over the last second
+    scheduling_s: float  # the daemon's own share of all iterations: from tokens to the next plan
+    prediction_error: float  # mean of |predicted - measured| / measured of recent iterations
+    prediction_error_p95: float
     worker_restarts: int
     tokenizer_restarts: int
     rt: ClassStats

@@ -75,8 +75,8 @@ class Worker:
         self._pool = pool
         await self._send(wire.Attach(path=str(path)))
 
-    def serve(self) -> None:
-        """The worker has mapped its table and warmed up: schedule on it."""
+    def serve(self, profile: list[wire.Sample]) -> None:
+        """The worker has mapped its table, warmed up and measured itself: schedule on it."""
         if self._table is None or self._pool is None:
             return
         # The mapping stays; without a name, nothing is left behind whoever gets killed.
@@ -84,6 +84,7 @@ class Worker:
         scheduler = self.scheduler
         scheduler.rules = self._pool.rules
         allocator = Allocator(self._table, self._pool.options, scheduler.costs, scheduler.kv)
+        scheduler.learn(profile)
         scheduler.attach(allocator, self.max_len)
 
     async def dispatch(self) -> None:

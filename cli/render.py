@@ -39,6 +39,7 @@ CLASS_COLUMNS = (
     "running",
     "waiting",
     "finished",
+    "in time",
     "tokens in",
     "tokens out",
     "preempted",
@@ -86,8 +87,17 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("preempted", f"{kv.preempted_blocks:,} blocks; {kv.shared_blocks:,} shared"),
         ("checkpoints", _checkpoints(kv)),
         ("iterations", f"{stats.iterations:,}, now {stats.iteration_s * 1000:.1f} ms each"),
+        ("scheduling", _scheduling(stats)),
         ("restarts", restarts),
     ]
+
+
+def _scheduling(stats: Stats) -> str:
+    each_ms = stats.scheduling_s * 1000 / max(1, stats.iterations)
+    error, p95 = stats.prediction_error, stats.prediction_error_p95
+    return (
+        f"{each_ms:.2f} ms an iteration, whose time is predicted within {error:.1%} (p95 {p95:.1%})"
+    )
 
 
 def _checkpoints(kv: KvStats) -> str:

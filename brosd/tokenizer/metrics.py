@@ -39,6 +39,19 @@ class _Statistics(Collector):
         yield GaugeMetricFamily(
             "bros_iteration_seconds", "Mean of the last second", value=stats.iteration_s
         )
+        yield CounterMetricFamily(
+            "bros_scheduling_seconds",
+            "The daemon's own time, from an iteration's tokens to the next plan",
+            value=stats.scheduling_s,
+        )
+        error = GaugeMetricFamily(
+            "bros_prediction_error",
+            "Of iteration times: |predicted - measured| / measured, recent iterations",
+            labels=["statistic"],
+        )
+        error.add_metric(["mean"], stats.prediction_error)
+        error.add_metric(["p95"], stats.prediction_error_p95)
+        yield error
         restarts = CounterMetricFamily("bros_restarts", "Restarted processes", labels=["process"])
         restarts.add_metric(["worker"], stats.worker_restarts)
         restarts.add_metric(["tokenizer"], stats.tokenizer_restarts)
@@ -51,7 +64,7 @@ class _Statistics(Collector):
 
 def _per_class(field: str, stats: Stats) -> Metric:
     kind = GaugeMetricFamily if field in GAUGES else CounterMetricFamily
-    noun = "requests_" if field in ("running", "waiting", "finished") else ""
+    noun = "requests_" if field in ("running", "waiting", "finished", "in_time") else ""
     family = kind(f"bros_{noun}{_unit(field)}", _help(field), labels=["class"])
     family.add_metric(["rt"], getattr(stats.rt, field))
     family.add_metric(["be"], getattr(stats.be, field))

@@ -79,11 +79,10 @@ class Summary:
 def policies(pair: str, duration_s: float) -> Iterator[Setup]:
     """Each policy under the pair's usual traffic, and each class alone."""
     rate = PAIRS[pair].rt_rate
-    usual = {"pair": pair, "rt_rate": rate, "duration_s": duration_s}
     yield Setup(pair, "bros", rt_rate=rate, be_in_flight=0, duration_s=duration_s)
     yield Setup(pair, "bros", rt_rate=0.0, duration_s=duration_s)
     for setup in POLICIES.values():
-        yield replace(setup, **usual)
+        yield replace(setup, pair=pair, rt_rate=rate, duration_s=duration_s)
 
 
 def run(setups: Iterable[Setup], traffic: Traffic, jobs: int) -> dict[Setup, Summary]:

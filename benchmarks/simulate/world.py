@@ -18,9 +18,9 @@ from benchmarks.simulate.trace import Trace
 from benchmarks.simulate.truth import NOISE, PAIRS, Ints, Pair, Work
 from bros.brosd.config import Config, KvConfig, KvMode, SchedulerConfig
 from bros.brosd.packing import Limits
-from bros.brosd.policies import POLICIES
 from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
+from bros.brosd.slack import POLICIES
 from bros.brosd.wire import (
     Admit,
     Emit,

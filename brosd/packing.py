@@ -143,8 +143,8 @@ class Packer:
         if len(rivals) >= self.limits.max_sequences or not self.allocator.num_free_rows:
             return False
         chain = TokenChain(request.tokens, self.allocator.block_size)
-        room = self._room(request, victims - planned) - sum(self._promised(r) for r in rivals)
-        if self.allocator.needed(chain) > room:
+        wanted = self.allocator.needed(chain) + sum(self._promised(r) for r in rivals)
+        if not self._can_have(wanted, request, victims - planned):
             self.short_of_memory[request.klass] += 1
             return False
         self.waiting[request.klass].remove(request)
@@ -154,10 +154,10 @@ class Packer:
         self.allocator.counters.prefix_asked_tokens[request.klass] += len(request.tokens)
         return True
 
-    def _room(self, request: Request, victims: Iterable[Request]) -> int:
-        """Blocks that the request could have if its victims lost everything."""
-        rows = [victim.row for victim in victims if victim.row is not None]
-        return self.allocator.available_from(rows, request.klass)
+    def _can_have(self, num_blocks: int, request: Request, victims: Iterable[Request]) -> bool:
+        """Whether the request could have so many blocks if its victims lost everything."""
+        rows = (victim.row for victim in victims if victim.row is not None)
+        return self.allocator.can_have(num_blocks, request.klass, rows)
 
     def _promised(self, request: Request) -> int:
         """Blocks that an admitted request has yet to take for the tokens it has."""
@@ -217,7 +217,7 @@ class Packer:
         lacking = self.allocator.lacking(row)
         if lacking <= self.allocator.available(Klass.BE):
             return True
-        return lacking <= self._room(request, self._victims(request, planned))
+        return self._can_have(lacking, request, self._victims(request, planned))
 
     def _hurtable(self, request: Request, row: int, planned: set[Request]) -> list[int]:
         """Rows whose tail blocks the request may take for tokens that it has in host memory."""
@@ -235,7 +235,7 @@ class Packer:
         if not self.whole and self.allocator.grow(row, end, self._rows_of(victims)):
             return True
         short = self.allocator.blocks_for(end) - self.allocator.held(row)
-        if short > self._room(request, victims):
+        if not self._can_have(short, request, victims):
             return False
         for victim in victims:
             self._preempt(victim)

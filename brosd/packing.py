@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from bros.brosd.budget import Budget
 from bros.brosd.config import KvMode
@@ -50,8 +51,7 @@ class Counters:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The part of a request that one iteration computes: `count` tokens from `start`."""
 
     request: Request
@@ -92,11 +92,11 @@ class Packer:
         blocked: set[Klass] = set()  # once one finds no room, none of its class overtakes it
         rt_s: float | None = None  # what is spent before BE's turn
         for request in list(agenda.requests):
-            if budget.is_spent:
-                break
             if request.klass is Klass.BE and rt_s is None:
                 rt_s = budget.spent_s
                 budget.narrow(agenda.be_limit_s, self._be_credit_s)
+            if budget.is_spent:
+                break
             urgent = request in agenda.urgent
             if request.row is None:
                 if request.klass in blocked or not budget.fit(0, len(request.tokens), urgent):
@@ -202,8 +202,10 @@ class Packer:
         if not (self.allocator.grow(row, end) or self._grow_by_force(request, row, end, planned)):
             self.short_of_memory[request.klass] += 1
             return None
-        request.recoveries += end == known and before < request.num_computed
-        self.allocator.counters.recomputed_tokens += max(0, min(end, request.num_computed) - start)
+        if before < request.num_computed:  # it had lost some
+            again = min(end, request.num_computed) - start
+            self.allocator.counters.recomputed_tokens += max(0, again)
+            request.recoveries += end == known
         request.num_computed = max(end, request.num_computed)
         return Chunk(request, row, start, end - start, samples=end == known)
 

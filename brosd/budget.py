@@ -22,11 +22,14 @@ class Budget:
         self.spent_s = cost.base_s
         self.load = Load()
         self.empty = True
+        self._least_s = -math.inf  # time without which nothing more fits
 
     @property
     def is_spent(self) -> bool:
         """Whether nothing more can be planned."""
-        return self._tokens <= 0 or self._sequences <= 0
+        if self._tokens <= 0 or self._sequences <= 0:
+            return True
+        return self.left_s < self._least_s and not self.empty
 
     def fit(self, start: int, known: int, urgent: bool) -> int:
         """How many of the tokens `[start, known)` fit; 0 if none, or too few to be worth it.
@@ -60,5 +63,9 @@ class Budget:
         self.empty = False
 
     def narrow(self, limit_s: float, least_s: float) -> None:
-        """Let the iteration take `limit_s` at most from now on, but leave at least `least_s`."""
+        """Let the iteration take `limit_s` at most from now on, but leave at least `least_s`.
+
+        Nothing urgent may come after that.
+        """
         self.left_s = max(min(self.left_s, limit_s - self.spent_s), least_s)
+        self._least_s = self._cost.chunk_s(0, 1)

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from bros.brosd.budget import Budget
 from bros.brosd.config import KvMode
@@ -51,8 +52,7 @@ class Counters:
     output_tokens: int = 0
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The part of a request that one iteration computes: `count` tokens from `start`."""
 
     request: Request
@@ -93,11 +93,11 @@ class Packer:
         blocked: set[Klass] = set()  # once one finds no room, none of its class overtakes it
         rt_s: float | None = None  # what is spent before BE's turn
         for request in list(agenda.requests):
-            if budget.is_spent:
-                break
             if request.klass is Klass.BE and rt_s is None:
                 rt_s = budget.spent_s
                 budget.narrow(agenda.be_limit_s, self._be_credit_s)
+            if budget.is_spent:
+                break
             urgent = request in agenda.urgent
             if request.row is None:
                 if request.klass in blocked or not budget.fit(0, len(request.tokens), urgent):
@@ -144,8 +144,8 @@ class Packer:
         if len(rivals) >= self.limits.max_sequences or not self.allocator.num_free_rows:
             return False
         chain = TokenChain(request.tokens, self.allocator.block_size)
-        room = self._room(request, victims - planned) - sum(self._promised(r) for r in rivals)
-        if self.allocator.needed(chain) > room:
+        wanted = self.allocator.needed(chain) + sum(self._promised(r) for r in rivals)
+        if not self._can_have(wanted, request, victims - planned):
             self.short_of_memory[request.klass] += 1
             return False
         self.waiting[request.klass].remove(request)
@@ -155,10 +155,10 @@ class Packer:
         self.allocator.counters.prefix_asked_tokens[request.klass] += len(request.tokens)
         return True
 
-    def _room(self, request: Request, victims: Iterable[Request]) -> int:
-        """Blocks that the request could have if its victims lost everything."""
-        rows = [victim.row for victim in victims if victim.row is not None]
-        return self.allocator.available_from(rows, request.klass)
+    def _can_have(self, num_blocks: int, request: Request, victims: Iterable[Request]) -> bool:
+        """Whether the request could have so many blocks if its victims lost everything."""
+        rows = (victim.row for victim in victims if victim.row is not None)
+        return self.allocator.can_have(num_blocks, request.klass, rows)
 
     def _promised(self, request: Request) -> int:
         """Blocks that an admitted request has yet to take for the tokens it has."""
@@ -203,8 +203,10 @@ class Packer:
         if not (self.allocator.grow(row, end) or self._grow_by_force(request, row, end, planned)):
             self.short_of_memory[request.klass] += 1
             return None
-        request.recoveries += end == known and before < request.num_computed
-        self.allocator.counters.recomputed_tokens += max(0, min(end, request.num_computed) - start)
+        if before < request.num_computed:  # it had lost some
+            again = min(end, request.num_computed) - start
+            self.allocator.counters.recomputed_tokens += max(0, again)
+            request.recoveries += end == known
         request.num_computed = max(end, request.num_computed)
         return Chunk(request, row, start, end - start, samples=end == known)
 
@@ -218,7 +220,7 @@ class Packer:
         lacking = self.allocator.lacking(row)
         if lacking <= self.allocator.available(Klass.BE):
             return True
-        return lacking <= self._room(request, self._victims(request, planned))
+        return self._can_have(lacking, request, self._victims(request, planned))
 
     def _hurtable(self, request: Request, row: int, planned: set[Request]) -> list[int]:
         """Rows whose tail blocks the request may take for tokens that it has in host memory."""
@@ -236,7 +238,7 @@ class Packer:
         if not self.whole and self.allocator.grow(row, end, self._rows_of(victims)):
             return True
         short = self.allocator.blocks_for(end) - self.allocator.held(row)
-        if short > self._room(request, victims):
+        if not self._can_have(short, request, victims):
             return False
         for victim in victims:
             self._preempt(victim)

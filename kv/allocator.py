@@ -117,9 +117,10 @@ class Allocator:
             index += 1
         return total - index
 
-    def available_from(self, rows: Iterable[int], klass: Klass) -> int:
-        """The same, if these rows lost everything."""
-        return self._supply.available_from([self._rows[row] for row in rows], klass)
+    def can_have(self, num_blocks: int, klass: Klass, rows: Iterable[int]) -> bool:
+        """Whether a row of this class could have so many blocks if these lost everything."""
+        held = (self._rows[row] for row in rows)
+        return self._supply.num_needed(held, klass, num_blocks) is not None
 
     def tail_loss(self, row: int) -> int:
         """Tokens without a copy in the row's last block: what taking it would cost."""

@@ -114,19 +114,24 @@ class Supply:
 
     def _joint_losses(self, taker: Klass, rows: list[Row], wanted: int) -> Losses | None:
         """The same, from rows that lose everything: what they share with each other counts too."""
-        losses: Losses = []
-        for count, row in enumerate(rows, 1):
-            losses.append((row, len(row.blocks)))
-            if self.available_from(rows[:count], taker) >= wanted:
-                return losses
-        return None
+        count = self.num_needed(rows, taker, wanted)
+        return None if count is None else [(row, len(row.blocks)) for row in rows[:count]]
 
-    def available_from(self, rows: Iterable[Row], taker: Klass) -> int:
-        """Blocks that `taker` could have if these rows lost everything."""
-        leaving = Counter(block for row in rows for block in row.blocks)
-        left = [block for block, num in leaving.items() if self._blocks.is_left(block, num)]
-        more_rt = sum(self._blocks.is_rt_prefix(block) for block in left)
-        return self._blocks.free.available(taker, len(left), more_rt)
+    def num_needed(self, rows: Iterable[Row], taker: Klass, wanted: int) -> int | None:
+        """How many of the rows must lose everything for `wanted` blocks; None: all are too few."""
+        if self._blocks.free.available(taker) >= wanted:
+            return 0
+        leaving: Counter[int] = Counter()
+        more = more_rt = 0
+        for count, row in enumerate(rows, 1):
+            for block in row.blocks:
+                leaving[block] += 1
+                if self._blocks.is_left(block, leaving[block]):
+                    more += 1
+                    more_rt += self._blocks.is_rt_prefix(block)
+            if self._blocks.free.available(taker, more, more_rt) >= wanted:
+                return count
+        return None
 
     def _join_last(self, losses: Losses) -> int | None:
         """Instead of the last block to be lost whole, the same block to share, if it can be."""

@@ -6,7 +6,6 @@ from collections import Counter, deque
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
 
 from bros.brosd.budget import Budget
 from bros.brosd.config import KvMode
@@ -52,7 +51,8 @@ class Counters:
     output_tokens: int = 0
 
 
-class Chunk(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Chunk:
     """The part of a request that one iteration computes: `count` tokens from `start`."""
 
     request: Request

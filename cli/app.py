@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bros.cli.bench.command import bench
 from bros.cli.errors import guarded
 from bros.cli.target import ConfigFile, Overrides, target
 
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 batch = typer.Typer(help="List, follow and cancel batch jobs.", no_args_is_help=True)
 app.add_typer(batch, name="batch")
+app.add_typer(bench, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Job = Annotated[str, typer.Argument(help="The job's name, as submit and list show it.")]

@@ -1,0 +1,1 @@
+"""`bros bench`: load on OpenAI-compatible servers, and what they make of it."""

@@ -1,0 +1,79 @@
+"""Servers to measure: private daemons, one per policy, and any that run already."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from bros.cli.errors import InputError
+
+BROSD = Path(sys.executable).parent / "brosd"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Something to measure: a `url`, or the `settings` of a daemon to start."""
+
+    name: str
+    url: str | None = None
+    settings: tuple[str, ...] = ()
+
+    @contextmanager
+    def running(self) -> Iterator[str]:
+        """Its URL, while it serves."""
+        if self.url is not None:
+            yield self.url
+        else:
+            with private_daemon(self.settings) as url:
+                yield url
+
+
+@contextmanager
+def private_daemon(settings: Sequence[str]) -> Iterator[str]:
+    """A daemon in scratch folders, on a free port of this machine; stopped at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="bros-"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environ = {
+        **os.environ,
+        "BROS_RUNTIME_DIR": str(folder / "run"),
+        "BROS_STATE_DIR": str(folder / "state"),
+        "BROS_SERVER_PORT": str(port),
+    }
+    words = [word for setting in settings for word in ("--set", setting)]
+
+    def brosd(*arguments: str) -> int:
+        command = [str(BROSD), *arguments]
+        return subprocess.run(
+            command, env=environ, stdout=subprocess.DEVNULL, check=False
+        ).returncode
+
+    try:
+        if status := brosd("start", "--detach", *words):
+            raise InputError(
+                f"brosd could not be started (exit code {status}); see its message above"
+            )
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        brosd("stop", "--now")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def model_of(url: str) -> str:
+    """The model that the server at `url` serves; an error that names the URL if it does not."""
+    try:
+        response = httpx.get(f"{url}/v1/models", timeout=10.0).raise_for_status()
+        return str(response.json()["data"][0]["id"])
+    except (httpx.HTTPError, ValueError, LookupError) as error:
+        raise InputError(f"{url} does not answer as an OpenAI server: {error}") from None

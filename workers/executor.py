@@ -20,6 +20,7 @@ from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
+from bros.workers.linear import can_pack, pack_linears
 from bros.workers.sampler import Draw, sample
 from bros.workers.shape import ModelShape
 
@@ -80,6 +81,8 @@ class Executor:
             attn_implementation=ATTENTION_NAME,
             local_files_only=True,
         ).eval()
+        if can_pack(self._dtype):
+            pack_linears(self._model)
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None

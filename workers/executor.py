@@ -125,8 +125,8 @@ class Executor:
         self._max_len = geometry.max_len
 
     def warm_up(self) -> None:
-        """Compile kernels and let libraries choose theirs: a chunk and a decode."""
-        for count in (min(32, self._max_len), 1):
+        """Compile all variants of the kernels: for many tokens, for few, and for one."""
+        for count in (min(32, self._max_len), min(2, self._max_len), 1):
             self.rehearse([0], [count])
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:

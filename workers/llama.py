@@ -92,7 +92,7 @@ class LlamaForward:
         heads, kv_heads = self._heads, self._kv_heads
         split = qkv.view(len(qkv), heads + 2 * kv_heads, -1)
         rotate(bits_of(split[:, : heads + kv_heads]), *angles)
-        q, k, v = split.split((heads, kv_heads, kv_heads), dim=1)
+        q, k, v = torch.split(split, [heads, kv_heads, kv_heads], dim=1)
         return attention(index, q, k, v, layer.scale).reshape(len(qkv), -1)
 
     def _angles(self, positions: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bros.workers.attention.interface import AttentionBatch, KvPool
+from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.attention.numba_paged import NumbaAttention
 from bros.workers.attention.torch_reference import TorchAttention
 
@@ -74,6 +74,27 @@ def test_numba_agrees_with_torch(
     )
     assert fast_pool.keys[0].equal(plain_pool.keys[0])
     assert fast_pool.values[0].equal(plain_pool.values[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("block_size", "head_dim", "group"), [(1, 80, 1), (6, 36, 4), (16, 64, 8)])
+def test_slices_of_one_tensor_of_any_shape(
+    dtype: torch.dtype, block_size: int, head_dim: int, group: int
+) -> None:
+    """Queries, keys and values that a fused projection made, also where unrolled loops end odd."""
+    batch = make_batch([(9, 1, True), (3, 5, False), (0, 18, True)], block_size)
+    heads = KV_HEADS * group
+    generator = torch.Generator().manual_seed(2)
+    qkv = torch.randn(24, heads + 2 * KV_HEADS, head_dim, generator=generator).to(dtype)
+    q, k, v = qkv.split((heads, KV_HEADS, KV_HEADS), dim=1)
+    pools = [KvPool(1, NUM_BLOCKS, block_size, KV_HEADS, head_dim, dtype) for _ in range(2)]
+    attentions: list[Attention] = [NumbaAttention(pools[0]), TorchAttention(pools[1])]
+    outputs = []
+    for attention in attentions:
+        attention.begin(batch)
+        outputs.append(attention(0, q, k, v, head_dim**-0.5))
+    tolerance = 1e-2 if dtype is torch.bfloat16 else 2e-5
+    torch.testing.assert_close(outputs[0], outputs[1], atol=tolerance, rtol=tolerance)
 
 
 def test_both_directions_see_the_same_sequence() -> None:

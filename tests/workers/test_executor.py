@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from numba.core.event import install_recorder
 from transformers import AutoModelForCausalLM
 
 from bros.brosd.config import Config, load
@@ -147,3 +148,14 @@ def test_a_seed_gives_the_same_text_in_any_company(
     for _ in range(8):
         runner.step([(row, runner.pending(row)) for row in (*company, again)])
     assert runner.tokens[again] == runner.tokens[alone]
+
+
+def test_nothing_is_compiled_after_the_warm_up(
+    executor: Executor, runner: RowRunner, prompts: list[list[int]]
+) -> None:
+    executor.warm_up()
+    rows = [runner.open(klass, prompt) for klass, prompt in zip(Klass, prompts[3:5], strict=True)]
+    with install_recorder("numba:compile") as compiled:
+        for counts in ((17, 0), (1, 9), (0, 20), (1, 2), (1, 1), (1, 0), (0, 1)):
+            runner.step([(row, count) for row, count in zip(rows, counts, strict=True) if count])
+    assert not compiled.buffer

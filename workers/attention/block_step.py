@@ -1,0 +1,315 @@
+"""One step of online softmax: a group of query heads meets one block of keys and values.
+
+Written as LLVM vectors, because loops over arrays leave every partial sum in memory, where it takes
+ten times as long (measured). In each register lie the slots of a block, or the dimensions of a
+value; what the heads of a group share, a key or a value, is read and converted once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import gcd
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16  # float32 in the widest registers; narrower ones take several
+SUMS = 16  # partial sums that are kept in registers at a time
+UNROLL = 4
+LOWEST = -1e30  # finite: the difference of two of them is 0, not NaN
+FAST = ("fast",)
+WORD, FLOAT, INDEX = ir.IntType(32), ir.FloatType(), ir.IntType(64)
+LOG2_E = 1.4426950408889634
+EXP_TERMS = (
+    1.5403530e-4,
+    1.3333558e-3,
+    9.6181291e-3,
+    5.5504109e-2,
+    2.4022651e-1,
+    6.9314718e-1,
+    1.0,
+)
+
+
+class Vectors:
+    """Builds code on vectors of `size` float32."""
+
+    def __init__(self, builder: ir.IRBuilder, size: int) -> None:
+        self._builder = builder
+        self.size = size
+        self.type = ir.VectorType(FLOAT, size)
+        self._words = ir.VectorType(WORD, size)
+
+    def constant(self, value: float) -> ir.Value:
+        return ir.Constant(self.type, [value] * self.size)
+
+    def lanes(self) -> ir.Value:
+        """0, 1, 2, ..."""
+        return ir.Constant(self._words, list(range(self.size)))
+
+    def splat(self, x: ir.Value) -> ir.Value:
+        """The same number in every lane."""
+        kind = ir.VectorType(x.type, self.size)
+        first = self._builder.insert_element(ir.Constant(kind, ir.Undefined), x, WORD(0))
+        order = ir.Constant(self._words, [0] * self.size)
+        return self._builder.shuffle_vector(first, first, order)
+
+    def load(self, at: ir.Value) -> ir.Value:
+        """From a pointer to float32, or to a bfloat16 as uint16."""
+        builder, element = self._builder, at.type.pointee
+        kind = ir.VectorType(element, self.size)
+        source = builder.bitcast(at, kind.as_pointer())
+        value = builder.load(source, align=4 if element is FLOAT else 2)
+        if element is FLOAT:
+            return value
+        wide = builder.zext(value, self._words)
+        shifted = builder.shl(wide, ir.Constant(self._words, [16] * self.size))
+        return builder.bitcast(shifted, self.type)
+
+    def store(self, value: ir.Value, at: ir.Value) -> None:
+        target = self._builder.bitcast(at, self.type.as_pointer())
+        self._builder.store(value, target, align=4)
+
+    def multiply(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self._builder.fmul(a, b, flags=FAST)
+
+    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c"""
+        return self._builder.fadd(self.multiply(a, b), c, flags=FAST)
+
+    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self._builder.select(self._builder.fcmp_ordered(">", a, b), a, b)
+
+    def reduce(self, name: str, value: ir.Value, *start: ir.Value) -> ir.Value:
+        """All lanes to one number: `fmax`, or `fadd` from `start`."""
+        return self._call(f"vector.reduce.{name}", FLOAT, *start, value)
+
+    def _call(self, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        name = f"llvm.{name}.v{self.size}f32"
+        function = cgutils.get_or_insert_function(self._builder.module, kind, name)
+        return self._builder.call(function, arguments, fastmath=FAST)
+
+    def exp(self, x: ir.Value) -> ir.Value:
+        """e**x for x <= 0, to float32 precision; as `bits.exp` does it."""
+        builder = self._builder
+        y = self.maximum(self.multiply(x, self.constant(LOG2_E)), self.constant(-126.0))
+        half_up = builder.fadd(y, self.constant(0.5), flags=FAST)
+        whole = self._call("floor", self.type, half_up)
+        fraction = builder.fsub(y, whole, flags=FAST)
+        result = self.constant(EXP_TERMS[0])
+        for term in EXP_TERMS[1:]:
+            result = self.multiply_add(result, fraction, self.constant(term))
+        power = builder.add(
+            builder.fptosi(whole, self._words), ir.Constant(self._words, [127] * self.size)
+        )
+        power = builder.shl(power, ir.Constant(self._words, [23] * self.size))
+        return self.multiply(result, builder.bitcast(power, self.type))
+
+
+class Step:
+    """Builds the step for one group: all pointers are to the first element of what is named."""
+
+    def __init__(self, builder: ir.IRBuilder, block_size: int, head_dim: int, heads: int) -> None:
+        self._builder = builder
+        self._block_size = block_size
+        self._head_dim = head_dim
+        self._heads = heads
+        self._slots = Vectors(builder, gcd(block_size, LANES))
+        self._dims = Vectors(builder, gcd(head_dim, LANES))
+
+    def _at(self, pointer: ir.Value, *terms: int | ir.Value | tuple[ir.Value, int]) -> ir.Value:
+        """The element at the sum of the terms; a pair is a product."""
+        builder, index = self._builder, INDEX(0)
+        for term in terms:
+            if isinstance(term, tuple):
+                term = builder.mul(term[0], INDEX(term[1]))
+            index = builder.add(index, INDEX(term) if isinstance(term, int) else term)
+        return builder.gep(pointer, [index])
+
+    def _sums(
+        self, vectors: Vectors, starts: Sequence[ir.Value]
+    ) -> tuple[list[ir.Value], Callable[[int, ir.Value, ir.Value], None]]:
+        """Variables, which LLVM keeps in registers, and a function that adds a product to one."""
+        variables = [cgutils.alloca_once(self._builder, vectors.type) for _ in starts]
+        for variable, start in zip(variables, starts, strict=True):
+            self._builder.store(start, variable)
+
+        def add(index: int, a: ir.Value, b: ir.Value) -> None:
+            total = self._builder.load(variables[index])
+            self._builder.store(vectors.multiply_add(a, b, total), variables[index])
+
+        return variables, add
+
+    def _for_each(self, count: int, body: Callable[[ir.Value], None]) -> None:
+        """A loop, several rounds at a time."""
+        unroll = gcd(count, UNROLL)
+        with cgutils.for_range(self._builder, INDEX(count // unroll)) as loop:
+            first = self._builder.mul(loop.index, INDEX(unroll))
+            for k in range(unroll):
+                body(self._builder.add(first, INDEX(k)))
+
+    def scores(self, queries: ir.Value, keys: ir.Value, out: ir.Value) -> None:
+        """`out` (heads, block_size): products of queries (heads, head_dim) and keys."""
+        slots, size, dims = self._slots, self._block_size, self._head_dim
+        with cgutils.for_range(self._builder, INDEX(size // slots.size)) as tile:
+            first = self._builder.mul(tile.index, INDEX(slots.size))
+            sums, add = self._sums(slots, [slots.constant(0.0)] * self._heads)
+
+            def meet(dim: ir.Value) -> None:
+                key = slots.load(self._at(keys, (dim, size), first))
+                for head in range(self._heads):
+                    query = self._builder.load(self._at(queries, head * dims, dim))
+                    add(head, key, slots.splat(query))
+
+            self._for_each(dims, meet)
+            for head, total in enumerate(sums):
+                slots.store(self._builder.load(total), self._at(out, head * size, first))
+
+    def softmax(
+        self, scores: ir.Value, low: ir.Value, high: ir.Value, peaks: ir.Value, totals: ir.Value
+    ) -> list[ir.Value]:
+        """Scores of slots in [low, high) to weights; by what earlier sums of each head shrink."""
+        builder = self._builder
+        shrinks = []
+        for head in range(self._heads):
+            row = self._at(scores, head * self._block_size)
+            peak_at, total_at = self._at(peaks, head), self._at(totals, head)
+            old = builder.load(peak_at)
+            peak = self._peak(row, low, high, old)
+            builder.store(peak, peak_at)
+            one = Vectors(builder, 1)
+            shrink = one.exp(one.splat(builder.fsub(old, peak, flags=FAST)))
+            shrink = builder.extract_element(shrink, WORD(0))
+            total = builder.fmul(builder.load(total_at), shrink, flags=FAST)
+            builder.store(builder.fadd(total, self._weigh(row, peak), flags=FAST), total_at)
+            shrinks.append(shrink)
+        return shrinks
+
+    def _tiles(self) -> range:
+        return range(0, self._block_size, self._slots.size)
+
+    def _peak(self, row: ir.Value, low: ir.Value, high: ir.Value, old: ir.Value) -> ir.Value:
+        """The highest score; those that are none become `LOWEST`."""
+        builder, slots = self._builder, self._slots
+        best = slots.splat(old)
+        low, high = (slots.splat(builder.trunc(bound, WORD)) for bound in (low, high))
+        for first in self._tiles():
+            offset = ir.Constant(low.type, [first] * slots.size)
+            lanes = builder.add(slots.lanes(), offset)
+            valid = builder.and_(
+                builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)
+            )
+            at = self._at(row, first)
+            score = builder.select(valid, slots.load(at), slots.constant(LOWEST))
+            slots.store(score, at)
+            best = slots.maximum(best, score)
+        return slots.reduce("fmax", best)
+
+    def _weigh(self, row: ir.Value, peak: ir.Value) -> ir.Value:
+        """Scores to weights, in place; their sum."""
+        slots, total = self._slots, self._slots.constant(0.0)
+        for first in self._tiles():
+            at = self._at(row, first)
+            below = self._builder.fsub(slots.load(at), slots.splat(peak), flags=FAST)
+            weight = slots.exp(below)
+            slots.store(weight, at)
+            total = self._builder.fadd(total, weight, flags=FAST)
+        return slots.reduce("fadd", total, FLOAT(0.0))
+
+    def values(
+        self, weights: ir.Value, shrinks: list[ir.Value], values: ir.Value, out: ir.Value
+    ) -> None:
+        """Shrink `out` (heads, head_dim), and add the values by their weights."""
+        dims, width = self._dims, self._head_dim
+        at_once = max(1, SUMS // self._heads) * dims.size  # dimensions
+        for first in range(0, width, at_once):
+            parts = [
+                (head, dim)
+                for dim in range(first, min(first + at_once, width), dims.size)
+                for head in range(self._heads)
+            ]
+            starts = [
+                dims.multiply(
+                    dims.load(self._at(out, head * width + dim)), dims.splat(shrinks[head])
+                )
+                for head, dim in parts
+            ]
+            sums, add = self._sums(dims, starts)
+            self._for_each(self._block_size, self._meet_value(parts, weights, values, add))
+            for (head, dim), total in zip(parts, sums, strict=True):
+                dims.store(self._builder.load(total), self._at(out, head * width + dim))
+
+    def _meet_value(
+        self,
+        parts: list[tuple[int, int]],
+        weights: ir.Value,
+        values: ir.Value,
+        add: Callable[[int, ir.Value, ir.Value], None],
+    ) -> Callable[[ir.Value], None]:
+        dims, size, width = self._dims, self._block_size, self._head_dim
+
+        def meet(slot: ir.Value) -> None:
+            shares = [
+                dims.splat(self._builder.load(self._at(weights, head * size, slot)))
+                for head in range(self._heads)
+            ]
+            read: dict[int, ir.Value] = {}
+            for index, (head, dim) in enumerate(parts):
+                if dim not in read:
+                    read[dim] = dims.load(self._at(values, (slot, width), dim))
+                add(index, read[dim], shares[head])
+
+        return meet
+
+
+@intrinsic(prefer_literal=True)
+def block_step(
+    _: Any,
+    block_size: Any,
+    head_dim: Any,
+    heads: Any,
+    queries: Any,
+    keys: Any,
+    values: Any,
+    block: Any,
+    bounds: Any,
+    scratch: Any,
+    state: Any,
+) -> Any:
+    """`block_step(B, D, G, (qs, at), keys, values, at, (low, high), weights, state)`.
+
+    `qs`: scaled queries, float32, at `at` those of a group (G, D). `keys`, `values`: the pool of a
+    layer, of which the block and KV head begin at element `at`. Slots in [low, high) count.
+    `weights`: scratch (G * B,). `state`: sums (G, D), highest scores (G,) and totals (G,), each an
+    array and where the group's part begins.
+    """
+    sizes = [size.literal_value for size in (block_size, head_dim, heads)]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+
+        def pointer(kind: Any, value: ir.Value, at: ir.Value | None = None) -> ir.Value:
+            data = context.make_array(kind)(context, builder, value).data
+            return data if at is None else builder.gep(data, [at])
+
+        def part(number: int, index: int) -> ir.Value:
+            """Pointer from the pair (array, position) at `index` of argument `number`."""
+            array = builder.extract_value(arguments[number], index)
+            at = builder.extract_value(arguments[number], index + 1)
+            return pointer(kinds[number][index], array, at)
+
+        step = Step(builder, *sizes)
+        weights = pointer(kinds[8], arguments[8])
+        low, high = (builder.extract_value(arguments[7], i) for i in (0, 1))
+        sums, peaks, totals = (part(9, index) for index in (0, 2, 4))
+        step.scores(part(3, 0), pointer(kinds[4], arguments[4], arguments[6]), weights)
+        shrinks = step.softmax(weights, low, high, peaks, totals)
+        step.values(weights, shrinks, pointer(kinds[5], arguments[5], arguments[6]), sums)
+        return context.get_dummy_value()
+
+    arguments = (block_size, head_dim, heads, queries, keys, values, types.int64, bounds)
+    return types.none(*arguments, scratch, state), generate

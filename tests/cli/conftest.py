@@ -45,6 +45,7 @@ def stats(**changes: Any) -> wire.Stats:
         "rt": wire.ClassStats(running=2, output_tokens=640),
         "be": wire.ClassStats(running=30, waiting=11, finished=7),
         "kv": wire.KvStats(blocks_total=1000, blocks_free=750, saved_blocks=12),
+        "slo": wire.Slo(ttft_s=0.5, tpot_s=0.08),
     }
     return wire.Stats(**{**known, **changes})
 

@@ -100,6 +100,22 @@ def status(json: Json = False, config: ConfigFile = None, set_: Overrides = None
         show_status(client.status(), json=json)
 
 
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between pictures.")] = 1.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: an object a line, or one with --once.")
+    ] = False,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Watch the daemon: latencies, queues, KV blocks. Example: bros top --once --json"""
+    from bros.cli.top.command import top as run
+
+    run(target(config, set_), interval, once=once, json=json)
+
+
 def main() -> None:
     """Entry point of `bros`."""
     raise SystemExit(guarded(app))

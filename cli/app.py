@@ -84,8 +84,8 @@ def chat(
     set_: Overrides = None,
 ) -> None:
     """Chat in real time. A question can also be piped in."""
-    from bros.cli.chat import ChatOptions
-    from bros.cli.chat import chat as run
+    from bros.cli.chat.command import ChatOptions
+    from bros.cli.chat.command import chat as run
 
     options = ChatOptions(model, system, temperature, max_tokens)
     run(target(config, set_), options, once, json=json)

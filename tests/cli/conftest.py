@@ -279,7 +279,12 @@ def tokenizer(runtime: Path) -> Iterator[FakeTokenizer]:
 @pytest.fixture
 def environ(runtime: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BROS_", "FORCE_COLOR"))}
-    return {**kept, "BROS_RUNTIME_DIR": str(runtime), "PYTHONUNBUFFERED": "1"}
+    return {
+        **kept,
+        "BROS_RUNTIME_DIR": str(runtime),
+        "PYTHONUNBUFFERED": "1",
+        "XDG_STATE_HOME": str(runtime),
+    }
 
 
 @pytest.fixture

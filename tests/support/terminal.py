@@ -10,13 +10,13 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fcntl import ioctl
 from pathlib import Path
 
 import pyte
 
-DEADLINE_S = 60.0
+DEADLINE_S = 30.0
 POLL_S = 0.2
 
 
@@ -83,12 +83,17 @@ class Terminal:
         lines = ["".join(line[x].data for x in range(self._screen.columns)) for line in top]
         return "\n".join([*(line.rstrip() for line in lines), *self.lines])
 
-    def expect(self, pattern: str, within_s: float = DEADLINE_S) -> str:
+    def expect(self, pattern: str) -> str:
         """Wait until the screen matches; the screen."""
-        deadline_s = time.monotonic() + within_s
-        while not re.search(pattern, self.text, re.DOTALL | re.MULTILINE):
+        found = re.compile(pattern, re.DOTALL | re.MULTILINE).search
+        return self.expect_that(lambda: found(self.text) is not None, pattern)
+
+    def expect_that(self, condition: Callable[[], bool], what: str = "what was waited for") -> str:
+        """Wait until the screen is as it should be; the screen."""
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not condition():
             left_s = deadline_s - time.monotonic()
-            assert left_s > 0, f"{pattern!r} is not on the screen:\n{self.text}"
+            assert left_s > 0, f"{what!r} is not on the screen:\n{self.text}"
             self._read(min(left_s, POLL_S))
         return self.text
 

@@ -8,6 +8,7 @@ import typer
 
 from bros.cli.bench.command import bench
 from bros.cli.errors import guarded
+from bros.cli.model.command import model
 from bros.cli.target import ConfigFile, Overrides, target
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 batch = typer.Typer(help="List, follow and cancel batch jobs.", no_args_is_help=True)
 app.add_typer(batch, name="batch")
 app.add_typer(bench, name="bench")
+app.add_typer(model, name="model")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Job = Annotated[str, typer.Argument(help="The job's name, as submit and list show it.")]
@@ -25,19 +27,40 @@ Job = Annotated[str, typer.Argument(help="The job's name, as submit and list sho
 
 @app.command()
 def submit(
-    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="Requests; - for stdin.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="OpenAI Batch, CSV or text; - for stdin.")
+    ],
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="Replaced; - for stdout. Default: FILE.results.jsonl."),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's name and go.")] = False,
+    format_: Annotated[
+        str, typer.Option("--format", help="jsonl, csv, tsv or text; auto: by the file's name.")
+    ] = "auto",
+    prompt_column: Annotated[str | None, typer.Option(help="CSV column of the prompt.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt with {column} places; {prompt} for text.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message of each prompt.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer.")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Run an OpenAI batch file. Exit code 3: done, but some lines failed."""
+    """Run a batch: an OpenAI Batch file, or prompts from CSV or plain text.
+
+    Exit code 3: done, but some lines failed. Ctrl-C leaves the job running.
+
+    Example: bros submit reviews.csv --template "Is this review good or bad? {text}"
+    """
+    from bros.cli.prompts import PromptOptions
     from bros.cli.submit import submit as run
 
-    raise typer.Exit(run(target(config, set_), file, output, detach=detach))
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    params = {name: value for name, value in given.items() if value is not None}
+    prompts = PromptOptions(format_, prompt_column, template, system, params)
+    raise typer.Exit(run(target(config, set_), file, output, prompts, detach=detach))
 
 
 @batch.command("list")
@@ -78,7 +101,9 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer.")] = None,
-    model: Annotated[str | None, typer.Option(help="Default: the model that is served.")] = None,
+    model_: Annotated[
+        str | None, typer.Option("--model", help="Default: the model that is served.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="With --once or a pipe: JSON.")] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -87,7 +112,7 @@ def chat(
     from bros.cli.chat.command import ChatOptions
     from bros.cli.chat.command import chat as run
 
-    options = ChatOptions(model, system, temperature, max_tokens)
+    options = ChatOptions(model_, system, temperature, max_tokens)
     run(target(config, set_), options, once, json=json)
 
 

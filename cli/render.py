@@ -65,7 +65,7 @@ def show_status(stats: Stats | None, *, json: bool = False) -> None:
     elif stats is None:
         print("starting")
     else:
-        _print(status_view(stats))
+        print_view(status_view(stats))
 
 
 def status_view(stats: Stats) -> RenderableType:
@@ -122,7 +122,7 @@ def show_jobs(jobs: list[JobStatus], *, json: bool = False) -> None:
     elif not jobs:
         print("no batch jobs")
     else:
-        _print(_jobs_table(jobs))
+        print_view(_jobs_table(jobs))
 
 
 def _jobs_table(jobs: list[JobStatus]) -> Table:
@@ -138,7 +138,8 @@ def _jobs_table(jobs: list[JobStatus]) -> Table:
     return table
 
 
-def _print(view: RenderableType) -> None:
+def print_view(view: RenderableType) -> None:
+    """Print it; in a pipe, wide."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH

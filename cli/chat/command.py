@@ -51,11 +51,10 @@ def read_question(once: str | None) -> str:
 
 def conversation(stats: Stats | None, target: Target, options: ChatOptions) -> Conversation:
     """An empty conversation with the model that is served."""
-    served = stats.model if stats else target.load().model.name
     params: dict[str, float | int] = {"temperature": options.temperature}
     if options.max_tokens is not None:
         params["max_tokens"] = options.max_tokens
-    return Conversation(options.model or served, options.system, dict(params))
+    return Conversation(options.model or target.model(stats), options.system, dict(params))
 
 
 def _answer_once(client: Client, conversation: Conversation, question: str, json: bool) -> None:

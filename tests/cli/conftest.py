@@ -91,7 +91,13 @@ class Job:
             failed = request["url"] not in ("/v1/chat/completions", "/v1/completions")
         except (ValueError, KeyError, TypeError):
             request, failed = {}, True
-        answer = {"custom_id": request.get("custom_id"), "error": "bad" if failed else None}
+        usage = {"prompt_tokens": 5, "completion_tokens": 10}
+        body = {"choices": [{"finish_reason": "stop"}], "usage": usage}
+        answer = {
+            "custom_id": request.get("custom_id"),
+            "response": None if failed else {"status_code": 200, "body": body},
+            "error": {"code": "bad_line", "message": "it is bad"} if failed else None,
+        }
         return json.dumps(answer).encode(), failed
 
     def status(self, name: str) -> wire.JobStatus:

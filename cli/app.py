@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bros.cli.bench.command import bench
+from bros.cli.complete import jobs
 from bros.cli.errors import guarded
 from bros.cli.model.command import model
 from bros.cli.target import ConfigFile, Overrides, target
@@ -22,7 +23,9 @@ app.add_typer(bench, name="bench")
 app.add_typer(model, name="model")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Job = Annotated[str, typer.Argument(help="The job's name, as submit and list show it.")]
+Job = Annotated[
+    str, typer.Argument(help="The job's name, as submit and list show it.", autocompletion=jobs)
+]
 
 
 @app.command()
@@ -65,7 +68,7 @@ def submit(
 
 @batch.command("list")
 def list_(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """List all jobs, newest first."""
+    """List all jobs, newest first. Example: bros batch list --json"""
     from bros.cli.batch import list_jobs
 
     list_jobs(target(config, set_), json=json)
@@ -81,7 +84,10 @@ def watch(
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Follow a job to its end. Exit codes as for submit."""
+    """Follow a job to its end. Exit codes as for submit.
+
+    Example: bros batch watch batch-20261124-091500-3fa9c1 -o results.jsonl
+    """
     from bros.cli.batch import watch as run
 
     raise typer.Exit(run(target(config, set_), job, output))
@@ -89,7 +95,10 @@ def watch(
 
 @batch.command()
 def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Stop a job. Results it has already stay."""
+    """Stop a job. Results it has already stay.
+
+    Example: bros batch cancel batch-20261124-091500-3fa9c1
+    """
     from bros.cli.batch import cancel as run
 
     run(target(config, set_), job)
@@ -108,7 +117,10 @@ def chat(
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Chat in real time. A question can also be piped in."""
+    """Chat in real time. A question can also be piped in.
+
+    Example: bros chat --once "What is the capital of France?"
+    """
     from bros.cli.chat.command import ChatOptions
     from bros.cli.chat.command import chat as run
 
@@ -118,7 +130,7 @@ def chat(
 
 @app.command()
 def status(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Show what the daemon does."""
+    """Show what the daemon does. Example: bros status --json"""
     from bros.cli.render import show_status
 
     with target(config, set_).connect() as client:

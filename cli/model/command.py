@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
+from bros.cli.complete import models
 from bros.cli.target import ConfigFile, Overrides, target
 
 model = typer.Typer(help="List, fetch and remove models.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="The default's name, a GGUF file, or org/name.")]
-Local = Annotated[str, typer.Argument(help="As 'bros model list' shows it.")]
+Local = Annotated[str, typer.Argument(help="As 'bros model list' shows it.", autocompletion=models)]
 
 
 @model.command("list")

@@ -40,7 +40,7 @@ class LocalModel(msgspec.Struct):
 
 def list_models(target: Target, *, json: bool) -> None:
     """Print what can be served without fetching, one a row."""
-    models, served = _local(target), _served(target)
+    models, served = local_models(target), _served(target)
     if json:
         rows = [msgspec.structs.asdict(model) for model in models]
         print_json([{**row, "served": row["name"] == served} for row in rows])
@@ -97,7 +97,7 @@ def remove(target: Target, name: str) -> None:
 
 
 def _find(target: Target, name: str) -> LocalModel:
-    models = _local(target)
+    models = local_models(target)
     for model in models:
         if model.name == name:
             return model
@@ -116,7 +116,8 @@ def _details(folder: Path) -> dict[str, Any]:
     return {"architecture": architecture, **found}
 
 
-def _local(target: Target) -> list[LocalModel]:
+def local_models(target: Target) -> list[LocalModel]:
+    """What can be served without fetching."""
     return msgspec.json.decode(_store(target), type=list[LocalModel])
 
 

@@ -72,6 +72,14 @@ class Terminal:
         return "\n".join(self.lines)
 
     @property
+    def columns(self) -> int:
+        return int(self._screen.columns)
+
+    def cells(self, row: int) -> list[pyte.screens.Char]:
+        """The characters of a line, with their looks."""
+        return [self._screen.buffer[row][column] for column in range(self.columns)]
+
+    @property
     def cursor(self) -> tuple[int, int]:
         """Row and column."""
         return self._screen.cursor.y, self._screen.cursor.x
@@ -94,7 +102,7 @@ class Terminal:
         while not condition():
             left_s = deadline_s - time.monotonic()
             assert left_s > 0, f"{what!r} is not on the screen:\n{self.text}"
-            self._read(min(left_s, POLL_S))
+            self.update(min(left_s, POLL_S))
         return self.text
 
     def wait(self) -> int:
@@ -102,11 +110,12 @@ class Terminal:
         deadline_s = time.monotonic() + DEADLINE_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline_s, f"it does not end:\n{self.text}"
-            self._read(POLL_S)
-        self._read(0)
+            self.update(POLL_S)
+        self.update(0)
         return self.process.wait()
 
-    def _read(self, timeout_s: float) -> None:
+    def update(self, timeout_s: float) -> None:
+        """Take what the program writes, if it does within the time."""
         if select.select([self._fd], [], [], timeout_s)[0]:
             try:
                 data = os.read(self._fd, 65536)

@@ -1,20 +1,25 @@
 """`/metrics` has vLLM's names where they mean the same, and no name twice."""
 
+import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from bros.brosd import wire
 from bros.brosd.latency import TTFT_BOUNDS_S, Series
 from bros.brosd.tokenizer.metrics import render
 
 Value = Callable[..., float]
+DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "bros.json"
 
 
 @pytest.fixture
-def value() -> Value:
-    """Looks up the sample with a name and labels."""
+def samples() -> list[Sample]:
+    """What one scrape has."""
     ttft = Series(TTFT_BOUNDS_S)
     for value_s in (0.03, 0.3, 3000.0):
         ttft.add(0.0, value_s)
@@ -39,9 +44,14 @@ def value() -> Value:
         workers=[wire.WorkerStats("worker-0", True, blocks=wire.BlockMap(free=6, rt=2))],
     )
     text = render(stats).decode()
-    found = [s for f in text_string_to_metric_families(text) for s in f.samples]
-    values = {(s.name, frozenset(s.labels.items())): s.value for s in found}
-    assert len(values) == len(found)
+    return [s for f in text_string_to_metric_families(text) for s in f.samples]
+
+
+@pytest.fixture
+def value(samples: list[Sample]) -> Value:
+    """Looks up the sample with a name and labels."""
+    values = {(s.name, frozenset(s.labels.items())): s.value for s in samples}
+    assert len(values) == len(samples)
     return lambda name, **labels: values[name, frozenset(labels.items())]
 
 
@@ -63,6 +73,20 @@ def test_our_names(value: Value) -> None:
     assert value("bros_requests_running", **{"class": "rt"}) == 2
     assert value("bros_kv_blocks", worker="worker-0", use="rt") == 2
     assert value("bros_slo_seconds", objective="tpot") == 0.08
+
+
+def test_the_dashboard_asks_for_what_there_is(samples: list[Sample]) -> None:
+    labels: dict[str, set[str]] = {}
+    for sample in samples:
+        labels.setdefault(sample.name, set()).update({*sample.labels, "instance"})
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    selectors = [found for query in queries for found in re.findall(r"([a-z_:]+)\{(.*?)\}", query)]
+    assert len(selectors) >= len(queries) >= 20
+    for name, matchers in selectors:
+        assert name in labels, f"{name} is not exposed"
+        wanted = {matcher.split("=")[0] for matcher in matchers.split(",")}
+        assert wanted <= labels[name], f"{name} has no {wanted - labels[name]}"
 
 
 def test_nothing_is_said_before_the_daemon_has() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,6 +20,9 @@ def guarded(app: Callable[[], object]) -> int:
         app()
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 0
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         code = _exit_code(error)
         if code is None:

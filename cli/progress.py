@@ -104,7 +104,7 @@ def progress(meter: Meter, *, live: bool) -> Iterator[Board]:
         yield Board(_plain(console, meter), say)
         return
     columns = (
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),

@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from bros.brosd.api import JobStatus, KvStats, Stats
+from bros.brosd.api import Distribution, JobStatus, KvStats, Stats
 
 PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
 _CONTROLS = dict.fromkeys(c for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t")
@@ -28,6 +28,15 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days}d {hour}h"
     return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """`85 ms`, `31.4 ms`, `12.3 s`."""
+    if value_s is None:
+        return "-"
+    if value_s >= 10:
+        return f"{value_s:,.1f} s"
+    return f"{value_s * 1000:,.0f} ms" if value_s >= 0.1 else f"{value_s * 1000:.1f} ms"
 
 
 def size(num_bytes: float) -> str:
@@ -92,6 +101,9 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("state", f"{stats.state}, up {duration(stats.uptime_s)}"),
         ("model", f"{stats.model}, up to {stats.max_len:,} tokens"),
         ("policy", stats.policy),
+        ("SLO met", _attainment(stats)),
+        ("TTFT", _percentiles(stats.rt_latency.ttft, stats.slo.ttft_s)),
+        ("TPOT", _percentiles(stats.rt_latency.tpot, stats.slo.tpot_s)),
         ("KV blocks", f"{used:,} of {kv.blocks_total:,} used ({share:.0%})"),
         ("preempted", f"{kv.preempted_blocks:,} blocks; {kv.shared_blocks:,} shared"),
         ("checkpoints", _checkpoints(kv)),
@@ -99,6 +111,22 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("scheduling", _scheduling(stats)),
         ("restarts", restarts),
     ]
+
+
+def _attainment(stats: Stats) -> str:
+    if not stats.rt.finished:
+        return "-"
+    share = f"{stats.rt.in_time / stats.rt.finished:.1%} of {stats.rt.finished:,}"
+    recent = stats.rt_latency
+    if not recent.recent_finished:
+        return share
+    return f"{share}, {recent.recent_in_time / recent.recent_finished:.1%} in the last minute"
+
+
+def _percentiles(seen: Distribution, objective_s: float) -> str:
+    parts = (("p50", seen.p50_s), ("p95", seen.p95_s), ("p99", seen.p99_s))
+    shown = ", ".join(f"{name} {milliseconds(value_s)}" for name, value_s in parts)
+    return f"{shown} of {milliseconds(objective_s)}"
 
 
 def _scheduling(stats: Stats) -> str:

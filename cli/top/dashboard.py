@@ -18,7 +18,7 @@ from bros.brosd.api import (
     Stats,
     WorkerStats,
 )
-from bros.cli.render import duration, size
+from bros.cli.render import duration, milliseconds, size
 from bros.cli.top.charts import STYLES, bars, block_map, glyph, is_unicode
 from bros.cli.top.history import History
 
@@ -151,15 +151,6 @@ def _percentiles(name: str, seen: Distribution, objective_s: float) -> Text:
         line.append(f"{milliseconds(value_s):>9}", style="red" if late else "green")
         line.append("!" if late else " ", style="red")
     return line.append(f"  objective {milliseconds(objective_s)}", style="dim")
-
-
-def milliseconds(value_s: float | None) -> str:
-    """`85 ms`, `31.4 ms`, `12.3 s`."""
-    if value_s is None:
-        return "-"
-    if value_s >= 10:
-        return f"{value_s:,.1f} s"
-    return f"{value_s * 1000:,.0f} ms" if value_s >= 0.1 else f"{value_s * 1000:.1f} ms"
 
 
 # -- iterations and memory ----------------------------------------------------------------------

@@ -268,14 +268,3 @@ def test_no_color(tokenizer: Any, terminal: Open) -> None:
     ask(screen, "hi")
     ready(screen)
     assert not re.search(rb"\x1b\[([0-9;]*;)?(3[0-7]|9[0-7]|38;[0-9;]*)m", screen.raw)
-
-
-def test_progress_on_a_terminal(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
-    line = b'{"custom_id": "a", "url": "/v1/completions"}\n'
-    (tmp_path / "b.jsonl").write_bytes(line * 25)
-    tokenizer.hold_at = 12
-    screen = terminal("submit", "b.jsonl")
-    screen.expect(r"12/25 0 failed.*left")
-    tokenizer.hold_at = 25
-    screen.expect(r"25 of 25 lines done, 0 failed in .*output tokens/s")
-    assert screen.wait() == 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bros.brosd import wire
+from terminal import Terminal
 
 Bros = Callable[..., Any]
 
@@ -306,3 +307,22 @@ def test_help_does_not_load_what_it_does_not_need(bros: Bros) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == b"[]"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+def test_progress_on_a_terminal(
+    tokenizer: Any, terminal: Callable[..., Terminal], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    write_batch(tmp_path / "b.jsonl", 24, b'{"custom_id": "odd"}')
+    tokenizer.hold_at = 12
+    screen = terminal("submit", "b.jsonl", size=size)
+    screen.expect(r"^[━╸╺ ]+12/25 0 failed, \d+ tokens/s, 0:\d\d left 0:00:\d\d$")
+    assert all(len(line) <= size[0] for line in screen.lines)
+    tokenizer.hold_at = 25
+    assert screen.wait() == 3
+    shown = screen.text
+    assert "failed: odd: it is bad" in shown
+    assert "━" not in shown  # the bar has gone
+    assert re.search(r"answered lines.*output tokens +240 +10", shown, re.DOTALL)
+    assert re.search(r"25 of 25 lines done, 1 failed in \d+\.\d s \(.* output tokens/s\)", shown)
+    assert "results: b.results.jsonl" in shown

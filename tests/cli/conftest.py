@@ -87,10 +87,10 @@ class Job:
 
     def result(self, index: int) -> tuple[bytes, bool]:
         try:
-            request = json.loads(self.lines[index])
-            failed = request["url"] not in ("/v1/chat/completions", "/v1/completions")
-        except (ValueError, KeyError, TypeError):
-            request, failed = {}, True
+            request = dict(json.loads(self.lines[index]))
+        except (ValueError, TypeError):
+            request = {}
+        failed = request.get("url") not in ("/v1/chat/completions", "/v1/completions")
         usage = {"prompt_tokens": 5, "completion_tokens": 10}
         body = {"choices": [{"finish_reason": "stop"}], "usage": usage}
         answer = {

@@ -45,7 +45,7 @@ def test_every_command_has_an_example(name: str, command: Any) -> None:
 def complete(environ: dict[str, str], words: str) -> list[str]:
     """What bash would offer."""
     done = subprocess.run(
-        [sys.executable, "-m", "bros.cli.app"],
+        [str(Path(sys.executable).parent / "bros")],
         env={
             **environ,
             "_BROS_COMPLETE": "complete_bash",

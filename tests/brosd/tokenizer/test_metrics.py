@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from bros.brosd import wire
-from bros.brosd.latency import TTFT_BOUNDS_S, Series
+from bros.brosd.latency import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Series
 from bros.brosd.tokenizer.metrics import render
 
 Value = Callable[..., float]
@@ -21,6 +21,7 @@ DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "bros.json"
 def samples() -> list[Sample]:
     """What one scrape has."""
     ttft = Series(TTFT_BOUNDS_S)
+    tpot = Series(TPOT_BOUNDS_S)
     for value_s in (0.03, 0.3, 3000.0):
         ttft.add(0.0, value_s)
     stats = wire.Stats(
@@ -40,7 +41,7 @@ def samples() -> list[Sample]:
         be=wire.ClassStats(running=5, prefix_hit_tokens=16),
         kv=wire.KvStats(blocks_total=8, blocks_free=6),
         slo=wire.Slo(0.5, 0.08),
-        rt_latency=wire.LatencyStats(ttft=ttft.distribution(0.0)),
+        rt_latency=wire.LatencyStats(ttft=ttft.distribution(0.0), tpot=tpot.distribution(0.0)),
         workers=[wire.WorkerStats("worker-0", True, blocks=wire.BlockMap(free=6, rt=2))],
     )
     text = render(stats).decode()

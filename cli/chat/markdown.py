@@ -5,11 +5,13 @@ Finished blocks are printed for good, so that they scroll; only the last one is 
 
 from __future__ import annotations
 
+from itertools import chain, dropwhile
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.segment import Segment, Segments
 from rich.spinner import Spinner
 
 FENCES = ("```", "~~~")
@@ -41,8 +43,16 @@ class MarkdownStream:
             self._console.print(self._rendered(self._tail))
 
     def _rendered(self, text: str) -> RenderableType:
-        shown = Markdown(text)
-        return Group("", shown) if self._printed and text.strip() else shown
+        """One blank line between blocks, whatever blank lines rich puts before some of them."""
+        lines = self._console.render_lines(Markdown(text), pad=False)
+        shown = list(dropwhile(_is_blank, lines))
+        gap = [[Segment("")]] if self._printed and shown else []
+        return Segments(chain.from_iterable((*line, Segment.line()) for line in (*gap, *shown)))
+
+
+def _is_blank(line: list[Segment]) -> bool:
+    """Nothing to see, not even the background of code."""
+    return not any(s.text.strip() or (s.style and s.style.bgcolor) for s in line)
 
 
 def split_blocks(text: str) -> tuple[str, str]:

@@ -79,7 +79,7 @@ def _left(
 
 def _head(history: History, frame: Frame) -> Text:
     stats = history.stats
-    head = Text("bros top", style="bold")
+    head = Text().append("bros top", style="bold")
     style = "green" if stats.state == "ready" else "yellow"
     head.append(f"  {stats.state}", style=style)
     head.append(f", up {duration(stats.uptime_s)}  {stats.model}  policy {stats.policy}")
@@ -144,7 +144,7 @@ def _grade(share: float) -> str:
 
 def _percentiles(name: str, seen: Distribution, objective_s: float) -> Text:
     """The last minute's percentiles; what exceeds the objective is red, and marked."""
-    line = Text(name, style="bold")
+    line = Text().append(name, style="bold")
     for label, value_s in (("p50", seen.p50_s), ("p95", seen.p95_s), ("p99", seen.p99_s)):
         late = value_s is not None and value_s > objective_s
         line.append(f"  {label} ", style="dim")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 
+import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from bros.cli.chat.markdown import split_blocks
+from bros.cli.chat.markdown import MarkdownStream, split_blocks
 from bros.cli.render import duration, printable
 
 
@@ -46,3 +49,16 @@ def test_fenced_code_is_one_block() -> None:
     text = "intro\n\n```py\na\n\nb\n"
     assert split_blocks(text) == ("intro\n\n", "```py\na\n\nb\n")
     assert split_blocks(text + "```\n\nend") == (text + "```\n\n", "end")
+
+
+def test_blocks_are_a_blank_line_apart_however_they_come() -> None:
+    text = "Tips:\n\n1. Sleep\n\n2. Eat\n\n# Then\n\nDone.\n"
+    console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    with MarkdownStream(console) as screen:
+        for letter in text:
+            screen.add(letter)
+    assert isinstance(console.file, io.StringIO)
+    shown = pyte.Screen(40, 24)
+    pyte.Stream(shown).feed(console.file.getvalue().replace("\n", "\r\n"))
+    lines = [line.strip() for line in shown.display]
+    assert lines[:9] == ["Tips:", "", "1 Sleep", "", "2 Eat", "", "Then", "", "Done."]

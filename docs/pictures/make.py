@@ -74,7 +74,9 @@ def take_all(open_: Callable[..., Terminal]) -> None:
         chat.expect(CHAT_END)
         watch_for(1.0, chat, submit)
         write(chat, "bros chat", "chat.svg")
-        submit.wait()
+        while submit.process.poll() is None:
+            watch_for(0.5, submit)
+        watch_for(0.5, submit)
         write(submit, "bros submit batch.jsonl", "submit.svg")
     finally:
         for terminal in (submit, top, chat):

@@ -39,6 +39,13 @@ def milliseconds(value_s: float | None) -> str:
     return f"{value_s * 1000:,.0f} ms" if value_s >= 0.1 else f"{value_s * 1000:.1f} ms"
 
 
+def short(number: int) -> str:
+    """`9,999`, `12.3k`, `4.5M`."""
+    if number < 10_000:
+        return f"{number:,}"
+    return f"{number / 1e3:.1f}k" if number < 1_000_000 else f"{number / 1e6:.1f}M"
+
+
 def size(num_bytes: float) -> str:
     """`0 B`, `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):

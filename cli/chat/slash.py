@@ -127,7 +127,7 @@ class Slash:
 
     def _clear(self, _: str) -> None:
         self._chat.conversation.messages.clear()
-        self._chat.tally.context = None
+        self._chat.tally.context = 0
         self._chat.say("the conversation is forgotten")
 
     def _stats(self, _: str) -> None:

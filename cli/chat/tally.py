@@ -17,13 +17,13 @@ class Tally:
     with_text: int = 0
     judged: int = 0
     met: int = 0
-    context: int | None = None  # tokens of the conversation, None if it is not known
+    context: int = 0  # tokens of the conversation, as far as it is known
 
     def add(self, answer: Answer) -> None:
         """An answer is over."""
         self.answers += 1
         self.output_tokens += answer.output_tokens or 0
-        self.context = answer.total_tokens
+        self.context = answer.total_tokens or self.context  # one that was stopped does not tell
         if answer.ttft_s is not None:
             self.with_text += 1
             self.ttft_s += answer.ttft_s
@@ -37,7 +37,7 @@ class Tally:
         """Pieces of a status line."""
         parts = []
         if max_len:
-            parts.append(f"context {self.context or 0:,} of {max_len:,} tokens")
+            parts.append(f"context {self.context:,} of {max_len:,} tokens")
         if self.judged:
             parts.append(f"SLO met {self.met} of {self.judged}")
         return parts

@@ -18,7 +18,7 @@ from bros.brosd.api import (
     Stats,
     WorkerStats,
 )
-from bros.cli.render import duration, milliseconds, size
+from bros.cli.render import duration, milliseconds, short, size
 from bros.cli.top.charts import STYLES, bars, block_map, glyph, is_unicode
 from bros.cli.top.history import History
 
@@ -27,7 +27,7 @@ FIXED_ROWS = 21  # of a narrow screen, with one chart row each and no block map
 LEGEND = (
     ("R", "rt", "RT"),
     ("B", "be", "BE"),
-    ("S", "saved", "BE saved"),
+    ("S", "saved", "saved"),
     ("X", "shared", "shared"),
     ("c", "cached", "cached"),
     (".", "free", "free"),
@@ -205,7 +205,7 @@ def _legend(maps: Sequence[BlockMap], frame: Frame) -> Text:
     for letter, field, name in LEGEND:
         total = sum(getattr(blocks, field) for blocks in maps)
         line.append(f"{glyph(letter, frame.console)} ", style=STYLES[letter])
-        line.append(f"{name} {total:,}  ")
+        line.append(f"{name} {short(total)}  ")
     return line
 
 

@@ -87,6 +87,7 @@ def test_ctrl_c_stops_the_request_too(tokenizer: Any, start_bros: Bros) -> None:
 
 
 Open = Callable[..., Terminal]
+Size = tuple[int, int]
 SIZES = [(80, 24), (200, 60)]
 TIMING_LINE = TIMINGS.decode()
 
@@ -106,7 +107,7 @@ def ready(screen: Terminal) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_conversation(tokenizer: Any, terminal: Open, size: tuple[int, int]) -> None:
+def test_a_conversation(tokenizer: Any, terminal: Open, size: Size) -> None:
     screen = terminal("chat", "--system", "Be brief.", size=size)
     shown = ask(screen, "What is the capital?")
     assert "The capital is Paris." in shown  # rendered: no asterisks at the end
@@ -128,8 +129,11 @@ def test_a_conversation(tokenizer: Any, terminal: Open, size: tuple[int, int]) -
     assert screen.wait() == 0
 
 
-def test_ctrl_c_stops_the_answer_not_the_program(tokenizer: Any, terminal: Open) -> None:
-    screen = terminal("chat")
+@pytest.mark.parametrize("size", SIZES)
+def test_ctrl_c_stops_the_answer_not_the_program(
+    tokenizer: Any, terminal: Open, size: Size
+) -> None:
+    screen = terminal("chat", size=size)
     ready(screen)
     screen.type("endless\r")
     screen.expect("on and on")
@@ -149,9 +153,12 @@ def test_ctrl_c_stops_the_answer_not_the_program(tokenizer: Any, terminal: Open)
     assert screen.wait() == 0
 
 
-def test_several_lines_and_history(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_several_lines_and_history(
+    tokenizer: Any, terminal: Open, tmp_path: Any, size: Size
+) -> None:
     state = {"XDG_STATE_HOME": str(tmp_path)}
-    screen = terminal("chat", **state)
+    screen = terminal("chat", size=size, **state)
     ask(screen, "one\x1b\rtwo\\\rthree")
     ask(screen, '"""four\r\rfive"""')
     pasted = "\x1b[200~six\nseven\x1b[201~"
@@ -173,14 +180,15 @@ def asks(tokenizer: Any) -> list[wire.Ask]:
     return [message for message in tokenizer.seen if isinstance(message, wire.Ask)]
 
 
-def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
-    screen = terminal("chat", XDG_STATE_HOME=str(tmp_path))
+@pytest.mark.parametrize("size", SIZES)
+def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any, size: Size) -> None:
+    screen = terminal("chat", size=size, XDG_STATE_HOME=str(tmp_path))
     ready(screen)
     for line, answer in (
         ("/system Be kind.", "system message: Be kind."),
         ("/system", "system message: Be kind."),
-        ("/params", r"parameters: temperature 0\.7"),
-        ("/params seed 7", r"parameters: temperature 0\.7, seed 7"),
+        ("/params", r"parameters: temperature 0\.2"),
+        ("/params seed 7", r"parameters: temperature 0\.2, seed 7"),
         ("/params ttft_ms 900", r"parameters: .*ttft_ms 900"),
         ("/params temperature default", r"parameters: seed 7, ttft_ms 900"),
         ("/params colour red", "error: colour is no parameter; there are temperature"),
@@ -203,7 +211,7 @@ def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
     ask(screen, "hi")
     ready(screen)
     screen.type("/save talk\r")
-    screen.expect("saved as .*talk.json")
+    screen.expect("saved as.*talk.json")
     ask(screen, "/retry")
     assert [body(ask) for ask in asks(tokenizer)] == 2 * [
         {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bros.cli.chat.markdown import MarkdownStream, split_blocks
-from bros.cli.render import duration, printable
+from bros.cli.render import duration, printable, short, size
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,11 @@ from bros.cli.render import duration, printable
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_large_numbers() -> None:
+    assert [short(n) for n in (9_999, 12_345, 4_500_000)] == ["9,999", "12.3k", "4.5M"]
+    assert [size(n) for n in (0, 1023, 1536, 3 * 2**40)] == ["0 B", "1023 B", "1.5 KiB", "3.0 TiB"]
 
 
 @given(st.text())

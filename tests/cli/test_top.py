@@ -44,7 +44,7 @@ def test_the_whole_picture_is_on_the_screen(busy: Any, terminal: Open, size: Any
     )
     assert re.search(r"TPOT  p50 +31\.0 ms +p95 +35\.0 ms +p99 +41\.0 ms  ", screen.text)
     assert re.search(r"30 running  11 waiting  7 finished", screen.text)
-    assert "■ RT 250  ■ BE 150  ■ BE saved 80  ■ shared 20  ■ cached 200  · free 300" in screen.text
+    assert "■ RT 250  ■ BE 150  ■ saved 80  ■ shared 20  ■ cached 200  · free 300" in screen.text
     assert screen.text.count("■■") + screen.text.count("■ ■") > 10
     assert screen.lines[-1] == "" or screen.lines[-1].startswith("q quits")
     assert "q quits" in screen.text

@@ -56,14 +56,37 @@ def test_fenced_code_is_one_block() -> None:
     assert split_blocks(text + "```\n\nend") == (text + "```\n\n", "end")
 
 
+def drawn(console: Console, *, rows: int) -> list[str]:
+    """What a terminal shows of what was written so far."""
+    assert isinstance(console.file, io.StringIO)
+    screen = pyte.Screen(console.width, rows)
+    pyte.Stream(screen).feed(console.file.getvalue().replace("\n", "\r\n"))
+    return [line.strip() for line in screen.display]
+
+
+def terminal(rows: int) -> Console:
+    return Console(
+        file=io.StringIO(), width=40, height=rows, force_terminal=True, color_system=None
+    )
+
+
 def test_blocks_are_a_blank_line_apart_however_they_come() -> None:
     text = "Tips:\n\n1. Sleep\n\n2. Eat\n\n# Then\n\nDone.\n"
-    console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
-    with MarkdownStream(console) as screen:
+    console = terminal(24)
+    with MarkdownStream(console) as stream:
         for letter in text:
-            screen.add(letter)
-    assert isinstance(console.file, io.StringIO)
-    shown = pyte.Screen(40, 24)
-    pyte.Stream(shown).feed(console.file.getvalue().replace("\n", "\r\n"))
-    lines = [line.strip() for line in shown.display]
+            stream.add(letter)
+    lines = drawn(console, rows=24)
     assert lines[:9] == ["Tips:", "", "1 Sleep", "", "2 Eat", "", "Then", "", "Done."]
+
+
+def test_of_a_block_larger_than_the_screen_the_end_is_seen() -> None:
+    console = terminal(8)
+    with MarkdownStream(console) as stream:
+        stream.add("```text\n" + "".join(f"line {n}\n" for n in range(30)))
+        stream._live.refresh()
+        growing = drawn(console, rows=8)
+    assert "line 29" in growing
+    assert "line 3" not in growing
+    whole = drawn(console, rows=60)
+    assert [f"line {n}" for n in range(30)] == [line for line in whole if line.startswith("line")]

@@ -20,7 +20,7 @@ from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
-from bros.workers.linear import can_pack, pack_linears
+from bros.workers.forward import make_forward
 from bros.workers.sampler import Draw, sample
 from bros.workers.shape import ModelShape
 
@@ -75,14 +75,13 @@ class Executor:
         self._config = config
         self._dtype = DTYPES[config.model.dtype]
         self.shape = ModelShape.of(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=self._dtype,
             attn_implementation=ATTENTION_NAME,
             local_files_only=True,
         ).eval()
-        if can_pack(self._dtype):
-            pack_linears(self._model)
+        self._run = make_forward(model, config.worker.quantize)
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None
@@ -208,15 +207,12 @@ class Executor:
         if self._attention is None:
             raise RuntimeError("attach() first")
         self._attention.begin(batch)
-        output = self._model(
-            input_ids=torch.from_numpy(ids).long()[None],
-            position_ids=torch.from_numpy(batch.positions).long()[None],
-            use_cache=False,
-            logits_to_keep=torch.from_numpy(last).long(),
-            paged=self._attention,
-        )
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
+        return self._run(
+            torch.from_numpy(ids).long(),
+            torch.from_numpy(batch.positions).long(),
+            torch.from_numpy(last).long(),
+            self._attention,
+        ).float()
 
 
 def make_attention(name: str, pool: KvPool) -> Attention:

@@ -95,12 +95,19 @@ def status(
 
 
 @app.command("check-config")
-def check_config(config: ConfigFile = None, set_: Overrides = None) -> None:
+def check_config(
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """Check the configuration and print every key's value, as --set would take it.
 
     Example: brosd check-config --config bros.toml
     """
     tree = msgspec.to_builtins(target(config, set_).load())
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(tree), indent=2))
+        return
     for section, value in tree.items():
         keys = value.items() if isinstance(value, dict) else [(None, value)]
         for key, setting in keys:

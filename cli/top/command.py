@@ -28,6 +28,7 @@ from bros.cli.top.history import History, extended
 KEY_WAIT_S = 0.1
 FIRST_S = 0.2  # between the first two statements: they come once a second, whenever that is
 STALE_S = 3.0
+KEYS = "q quits, space pauses"
 ONCE_ROWS = 40
 
 
@@ -159,7 +160,7 @@ def _picture(
     note = "paused; " if paused else ""
     if silent_s > STALE_S:
         note += f"no news for {silent_s:.0f} s; "
-    return dashboard(history, Frame(console, console.width, console.height, note))
+    return dashboard(history, Frame(console, console.width, console.height, note + KEYS))
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class Frame:
     console: Console
     width: int
     height: int
-    note: str = ""
+    foot: str = ""
 
     @property
     def unicode(self) -> bool:
@@ -50,7 +50,7 @@ class Frame:
 
 def dashboard(history: History, frame: Frame) -> RenderableType:
     """The whole picture."""
-    head, foot = _head(history, frame), Text(f"{frame.note}q quits, space pauses", style="dim")
+    head, foot = _head(history, frame), Text(frame.foot, style="dim")
     workers = max(1, len(history.stats.workers))
     if frame.width < WIDE:
         rows = max(1, (frame.height - FIXED_ROWS) // workers)

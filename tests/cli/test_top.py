@@ -96,10 +96,20 @@ def test_once_is_a_picture_and_json_an_object(busy: Any, bros: Callable[..., Any
     picture = bros("top", "--once").stdout.decode()
     assert all(title in picture for title in PANELS)
     assert "\x1b" not in picture
+    assert "q quits" not in picture
     found = json.loads(bros("top", "--once", "--json").stdout)
     assert found["rates"]["be_tokens_per_s"] == 400
     assert found["rt_latency"]["ttft"]["p99_s"] == 0.61
     assert found["workers"][0]["blocks"]["cells"].startswith("RRXBBSc...")
+
+
+def test_a_terminal_without_unicode(
+    busy: Any, bros: Callable[..., Any], environ: dict[str, str]
+) -> None:
+    environ["PYTHONIOENCODING"] = "ascii"
+    picture = bros("top", "--once").stdout
+    assert picture.isascii()
+    assert b"R RT 250  B BE 150" in picture
 
 
 def test_json_is_a_line_a_statement(busy: Any, start_bros: Callable[..., Any]) -> None:

@@ -263,6 +263,10 @@ class Daemon:
             rt=self._scheduler.stats(Klass.RT),
             be=self._scheduler.stats(Klass.BE),
             kv=self._scheduler.kv_stats(),
+            slo=wire.Slo(self._config.slo.ttft_s, self._config.slo.tpot_s),
+            rt_latency=self._scheduler.latencies.stats(Klass.RT),
+            be_latency=self._scheduler.latencies.stats(Klass.BE),
+            workers=[self._worker.stats()],
         )
 
     # -- the end ---------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bros.kv import Klass
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 
@@ -249,6 +249,57 @@ class KvStats(Part):
     copy_s: float = 0.0
 
 
+class Distribution(Part):
+    """Durations: how many per bucket since the start, and percentiles of the `recent` ones.
+
+    The buckets' bounds are in `brosd/latency.py`; the last bucket has what exceeds them all.
+    """
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+    recent: int = 0  # in the last minute
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+
+
+class LatencyStats(Part):
+    """How long requests of one class waited for their tokens; `itl` is from token to token."""
+
+    ttft: Distribution = msgspec.field(default_factory=Distribution)
+    tpot: Distribution = msgspec.field(default_factory=Distribution)
+    itl: Distribution = msgspec.field(default_factory=Distribution)
+    e2e: Distribution = msgspec.field(default_factory=Distribution)
+    recent_finished: int = 0  # in the last minute
+    recent_in_time: int = 0
+
+
+class BlockMap(Part):
+    """A block table at a glance: blocks by use, and a letter per cell of equally many blocks.
+
+    The letters: `.` free, `c` cached, `R` RT, `B` BE, `S` BE with a host copy, `X` both classes.
+    """
+
+    free: int = 0
+    cached: int = 0
+    rt: int = 0
+    be: int = 0
+    saved: int = 0
+    shared: int = 0
+    cells: str = ""
+
+
+class WorkerStats(Part):
+    """One worker, by class where there are two numbers: RT, BE."""
+
+    name: str
+    ready: bool
+    restarts: int = 0
+    running: tuple[int, int] = (0, 0)
+    waiting: tuple[int, int] = (0, 0)
+    blocks: BlockMap = msgspec.field(default_factory=BlockMap)
+
+
 class Stats(Message, tag="stats"):
     """The daemon's own view, sent once a second and at each change of `state`."""
 
@@ -267,6 +318,10 @@ class Stats(Message, tag="stats"):
     rt: ClassStats
     be: ClassStats
     kv: KvStats
+    slo: Slo  # of real-time requests that name none
+    rt_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
+    be_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
+    workers: list[WorkerStats] = []
 
 
 class Drain(Message, tag="drain"):

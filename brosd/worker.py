@@ -16,7 +16,7 @@ from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.slack import POLICIES
 from bros.brosd.supervisor import Child, Supervisor
-from bros.kv import Allocator, BlockTable, TableGeometry
+from bros.kv import Allocator, BlockState, BlockTable, Klass, TableGeometry
 
 
 class PoolTooSmall(ValueError):
@@ -104,6 +104,26 @@ class Worker:
         """The process is gone: its requests wait for the next. Returns those that are given up."""
         self.close()
         return self.scheduler.detach()
+
+    def stats(self) -> wire.WorkerStats:
+        """The worker at a glance."""
+        rt, be = (self.scheduler.stats(klass) for klass in Klass)
+        return wire.WorkerStats(
+            name=self.child.peer,
+            ready=self.child.ready,
+            restarts=max(0, self.child.generation - 1),
+            running=(rt.running, be.running),
+            waiting=(rt.waiting, be.waiting),
+            blocks=self._block_map(),
+        )
+
+    def _block_map(self) -> wire.BlockMap:
+        allocator = self.scheduler.allocator
+        if allocator is None:
+            return wire.BlockMap()
+        picture = allocator.picture()
+        counts = {state.name.lower(): picture.counts[state] for state in BlockState}
+        return wire.BlockMap(cells=picture.cells, **counts)
 
     async def stop(self) -> None:
         """Ask the process to end."""

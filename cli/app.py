@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from bros.cli.bench.command import bench
+from bros.cli.complete import jobs
 from bros.cli.errors import guarded
+from bros.cli.model.command import model
 from bros.cli.target import ConfigFile, Overrides, target
 
 app = typer.Typer(
@@ -18,31 +20,55 @@ app = typer.Typer(
 batch = typer.Typer(help="List, follow and cancel batch jobs.", no_args_is_help=True)
 app.add_typer(batch, name="batch")
 app.add_typer(bench, name="bench")
+app.add_typer(model, name="model")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Job = Annotated[str, typer.Argument(help="The job's name, as submit and list show it.")]
+Job = Annotated[
+    str, typer.Argument(help="The job's name, as submit and list show it.", autocompletion=jobs)
+]
 
 
 @app.command()
 def submit(
-    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="Requests; - for stdin.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="OpenAI Batch, CSV or text; - for stdin.")
+    ],
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="Replaced; - for stdout. Default: FILE.results.jsonl."),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Print the job's name and go.")] = False,
+    format_: Annotated[
+        str, typer.Option("--format", help="jsonl, csv, tsv or text; auto: by the file's name.")
+    ] = "auto",
+    prompt_column: Annotated[str | None, typer.Option(help="CSV column of the prompt.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt with {column} places; {prompt} for text.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message of each prompt.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer.")] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Run an OpenAI batch file. Exit code 3: done, but some lines failed."""
+    """Run a batch: an OpenAI Batch file, or prompts from CSV or plain text.
+
+    Exit code 3: done, but some lines failed. Ctrl-C leaves the job running.
+
+    Example: bros submit reviews.csv --template "Is this review good or bad? {text}"
+    """
+    from bros.cli.prompts import PromptOptions
     from bros.cli.submit import submit as run
 
-    raise typer.Exit(run(target(config, set_), file, output, detach=detach))
+    given = {"temperature": temperature, "max_tokens": max_tokens}
+    params = {name: value for name, value in given.items() if value is not None}
+    prompts = PromptOptions(format_, prompt_column, template, system, params)
+    raise typer.Exit(run(target(config, set_), file, output, prompts, detach=detach))
 
 
 @batch.command("list")
 def list_(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """List all jobs, newest first."""
+    """List all jobs, newest first. Example: bros batch list --json"""
     from bros.cli.batch import list_jobs
 
     list_jobs(target(config, set_), json=json)
@@ -58,7 +84,10 @@ def watch(
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Follow a job to its end. Exit codes as for submit."""
+    """Follow a job to its end. Exit codes as for submit.
+
+    Example: bros batch watch batch-20261124-091500-3fa9c1 -o results.jsonl
+    """
     from bros.cli.batch import watch as run
 
     raise typer.Exit(run(target(config, set_), job, output))
@@ -66,7 +95,10 @@ def watch(
 
 @batch.command()
 def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Stop a job. Results it has already stay."""
+    """Stop a job. Results it has already stay.
+
+    Example: bros batch cancel batch-20261124-091500-3fa9c1
+    """
     from bros.cli.batch import cancel as run
 
     run(target(config, set_), job)
@@ -76,28 +108,49 @@ def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
 def chat(
     once: Annotated[str | None, typer.Option(help="Answer this question and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.7,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.2,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer.")] = None,
-    model: Annotated[str | None, typer.Option(help="Default: the model that is served.")] = None,
+    model_: Annotated[
+        str | None, typer.Option("--model", help="Default: the model that is served.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="With --once or a pipe: JSON.")] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Chat in real time. A question can also be piped in."""
-    from bros.cli.chat import ChatOptions
-    from bros.cli.chat import chat as run
+    """Chat in real time. A question can also be piped in.
 
-    options = ChatOptions(model, system, temperature, max_tokens)
+    Example: bros chat --once "What is the capital of France?"
+    """
+    from bros.cli.chat.command import ChatOptions
+    from bros.cli.chat.command import chat as run
+
+    options = ChatOptions(model_, system, temperature, max_tokens)
     run(target(config, set_), options, once, json=json)
 
 
 @app.command()
 def status(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Show what the daemon does."""
+    """Show what the daemon does. Example: bros status --json"""
     from bros.cli.render import show_status
 
     with target(config, set_).connect() as client:
         show_status(client.status(), json=json)
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between pictures.")] = 1.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: an object a line, or one with --once.")
+    ] = False,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Watch the daemon: latencies, queues, KV blocks. Example: bros top --once --json"""
+    from bros.cli.top.command import top as run
+
+    run(target(config, set_), interval, once=once, json=json)
 
 
 def main() -> None:

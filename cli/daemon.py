@@ -63,7 +63,10 @@ def stop(
         bool, typer.Option("--now", help="Do not wait for requests that are being answered.")
     ] = False,
 ) -> None:
-    """Stop the daemon, after the answers it is giving. Batch jobs go on at the next start."""
+    """Stop the daemon, after the answers it is giving. Batch jobs go on at the next start.
+
+    Example: brosd stop --now
+    """
     from bros.brosd.serve import stop as stop_daemon
 
     stopped = stop_daemon(target(config, set_).load(), now=now)
@@ -76,7 +79,10 @@ def status(
     set_: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what the daemon does. Exit code 3 if it is not running."""
+    """Show what the daemon does. Exit code 3 if it is not running.
+
+    Example: brosd status --json
+    """
     from bros.brosd.api import NotRunning
     from bros.cli.render import show_status
 
@@ -89,9 +95,19 @@ def status(
 
 
 @app.command("check-config")
-def check_config(config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Check the configuration and print every key's value, as --set would take it."""
+def check_config(
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check the configuration and print every key's value, as --set would take it.
+
+    Example: brosd check-config --config bros.toml
+    """
     tree = msgspec.to_builtins(target(config, set_).load())
+    if json:
+        typer.echo(msgspec.json.format(msgspec.json.encode(tree), indent=2))
+        return
     for section, value in tree.items():
         keys = value.items() if isinstance(value, dict) else [(None, value)]
         for key, setting in keys:

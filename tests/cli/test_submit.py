@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from bros.brosd import wire
+from terminal import Terminal
 
 Bros = Callable[..., Any]
 
@@ -41,6 +43,11 @@ def test_all_lines_get_a_result_next_to_the_input(
     assert "25 of 25 lines done, 0 failed" in summary
     assert "output tokens/s" in summary
     assert "results: many.results.jsonl" in summary
+    assert re.search(r"answered lines +total +mean +p50 +p95 +max", summary)
+    assert re.search(r"prompt tokens +125 +5 +5 +5 +5", summary)
+    assert re.search(r"output tokens +250 +10 +10 +10 +10", summary)
+    assert re.search(r"result after, s( +\d+\.\d){4}", summary)
+    assert "finished by stop 25" in summary
 
 
 def test_failed_lines_have_their_own_exit_code(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
@@ -48,9 +55,88 @@ def test_failed_lines_have_their_own_exit_code(tokenizer: Any, bros: Bros, tmp_p
     done = bros("submit", "b.jsonl", "-o", "out.jsonl")
     assert done.returncode == 3
     assert b"5 of 5 lines done, 2 failed" in done.stderr
+    assert done.stderr.count(b"failed: a line without custom_id: it is bad\n") == 2
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 5
     (job,) = tokenizer.jobs.values()
     assert job.lines[3:] == [b"{not json", b"\xff\xfe"]
+
+
+def test_a_file_that_breaks_on_the_way_leaves_no_job(
+    tokenizer: Any, bros: Bros, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("a\n" + "1\n" * 1200 + '"broken\n')
+    done = bros("submit", "in.csv")
+    assert done.returncode == 1
+    assert b"error: the CSV breaks after line 1201" in done.stderr
+    (job,) = tokenizer.jobs.values()
+    assert job.cancelled
+    assert not job.closed
+
+
+def test_only_the_first_failures_are_said(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    write_batch(tmp_path / "b.jsonl", 0, *[b'{"custom_id": "x"}'] * 15)
+    said = bros("submit", "b.jsonl").stderr.decode()
+    assert said.count("failed: ") == 10
+    assert "it is bad; further ones are only in the results" in said
+    assert "answered lines" not in said
+
+
+def test_prompts_from_csv(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text('custom_id,text\na,"good, so good"\n,bad\nc,\n')
+    template = 'Is {text} good? {"yes": 1}'
+    options = ["--template", template, "--system", "Judge.", "--max-tokens", "3"]
+    done = bros("submit", "in.csv", *options, "--temperature", "0")
+    assert done.returncode == 0, done.stderr
+    assert custom_ids((tmp_path / "in.results.jsonl").read_bytes()) == ["a", "row-2", "c"]
+    (job,) = tokenizer.jobs.values()
+    first = json.loads(job.lines[0])
+    assert first["body"] == {
+        "model": "smollm2-135m-instruct",
+        "temperature": 0.0,
+        "max_tokens": 3,
+        "messages": [
+            {"role": "system", "content": "Judge."},
+            {"role": "user", "content": 'Is good, so good good? {"yes": 1}'},
+        ],
+    }
+
+
+def test_prompts_from_text_and_tsv(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\ufeffone\n\n two \n")
+    assert bros("submit", "in.txt", "--template", "Say {prompt}!").returncode == 0
+    tsv = b"id\tquestion\n1\twhy?\n"
+    done = bros("submit", "-", "--format", "tsv", "--prompt-column", "question", stdin=tsv)
+    assert done.returncode == 0
+    jobs = [[json.loads(line) for line in job.lines] for job in tokenizer.jobs.values()]
+    said = [[line["body"]["messages"][0]["content"] for line in job] for job in jobs]
+    assert said == [["Say one!", "Say two!"], ["why?"]]
+    assert [line["custom_id"] for line in jobs[0]] == ["line-1", "line-3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "reason"),
+    [
+        ("a,b\n1,2\n", [], "--prompt-column, one of: a, b"),
+        ("a,b\n1,2\n", ["--prompt-column", "c"], "there is no column c; there are: a, b"),
+        ("a,b\n1,2\n", ["--template", "{c}"], "{c}, which is none of {a}, {b}"),
+        ("a,b\n1,2\n", ["--template", "{prompt}"], "{prompt}, which is none of {a}, {b}"),
+        ("a\n", [], "there are no prompts"),
+        ("", [], "which column holds the prompt?"),
+        ("a\n1\n", ["--format", "xml"], "choose one of auto, jsonl, csv, tsv, text"),
+        ("a\n1\n", ["--format", "jsonl", "--system", "x"], "give --format csv, tsv or text"),
+        ("a\n1\n", ["--format", "text", "--prompt-column", "a"], "--prompt-column is for CSV"),
+        ('a\n"x', [], "the CSV breaks after line 1"),
+    ],
+)
+def test_bad_prompt_files_cost_one_line(
+    tokenizer: Any, bros: Bros, tmp_path: Path, content: str, arguments: list[str], reason: str
+) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    done = bros("submit", "in.csv", *arguments)
+    (line,) = done.stderr.decode().splitlines()
+    assert (done.returncode, line[:7]) == (1, "error: ")
+    assert reason in line
+    assert not tokenizer.jobs
 
 
 def test_standard_input_to_standard_output(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
@@ -221,3 +307,22 @@ def test_help_does_not_load_what_it_does_not_need(bros: Bros) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.splitlines()[-1] == b"[]"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 60)])
+def test_progress_on_a_terminal(
+    tokenizer: Any, terminal: Callable[..., Terminal], tmp_path: Path, size: tuple[int, int]
+) -> None:
+    write_batch(tmp_path / "b.jsonl", 24, b'{"custom_id": "odd"}')
+    tokenizer.hold_at = 12
+    screen = terminal("submit", "b.jsonl", size=size)
+    screen.expect(r"^[━╸╺ ]+12/25 0 failed, \d+ tokens/s, 0:\d\d left 0:00:\d\d$")
+    assert all(len(line) <= size[0] for line in screen.lines)
+    tokenizer.hold_at = 25
+    assert screen.wait() == 3
+    shown = screen.text
+    assert "failed: odd: it is bad" in shown
+    assert "━" not in shown  # the bar has gone
+    assert re.search(r"answered lines.*output tokens +240 +10", shown, re.DOTALL)
+    assert re.search(r"25 of 25 lines done, 1 failed in \d+\.\d s \(.* output tokens/s\)", shown)
+    assert "results: b.results.jsonl" in shown

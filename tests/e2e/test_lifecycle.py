@@ -113,6 +113,8 @@ def test_check_config_prints_what_start_would_use(server: Server, tmp_path: Path
     assert done.returncode == 0
     assert "kv.block_size = 32" in done.stdout
     assert f"server.port = {server.port}" in done.stdout  # BROS_SERVER_PORT wins over the file
+    done = server.run("brosd", "check-config", "--config", str(file), "--json")
+    assert json.loads(done.stdout)["kv"]["block_size"] == 32
     file.write_text("[server]\nport = 'http'\n")
     done = server.run("brosd", "check-config", "--config", str(file))
     assert done.returncode == 2

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import MODEL, MakeServer, Server, wait_until
+from traffic import metrics
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,10 @@ def test_chat_answers_while_a_batch_runs(server: Server, tmp_path: Path) -> None
     assert submit.poll() is None, "the batch was over before the answer"
     assert chat.stdout.strip() == "The capital of France is Paris."
     assert "tokens/s" in chat.stderr
+    top = json.loads(server.run("bros", "top", "--once", "--json").stdout)
+    assert top["rates"]["be_tokens_per_s"] > 0
+    assert top["workers"][0]["blocks"]["be"] + top["workers"][0]["blocks"]["saved"] > 0
+    assert top["rt_latency"]["ttft"]["recent"] == top["rt_latency"]["recent_finished"] == 1
     _, progress = submit.communicate(timeout=240.0)
     assert submit.returncode == 0, progress
     assert set(results(output)) == {f"n-{index}" for index in range(60)}
@@ -55,6 +60,10 @@ def test_chat_answers_while_a_batch_runs(server: Server, tmp_path: Path) -> None
         assert row["error"] is None
         assert row["response"]["status_code"] == 200
         assert row["response"]["body"]["choices"][0]["message"]["content"]
+    wait_until(lambda: metrics(server)["vllm:time_to_first_token_seconds_count", "be"] == 60)
+    seen = metrics(server)
+    assert seen["vllm:e2e_request_latency_seconds_count", "rt"] == 1
+    assert seen["vllm:generation_tokens_total", "be"] == seen["bros_output_tokens_total", "be"] > 60
 
 
 def test_bad_lines_become_error_lines(server: Server, tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ Finished blocks are printed for good, so that they scroll; only the last one is 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import dropwhile
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
+from rich.segment import Segment
 from rich.spinner import Spinner
 
 FENCES = ("```", "~~~")
@@ -31,18 +34,42 @@ class MarkdownStream:
     def add(self, piece: str) -> None:
         blocks, self._tail = split_blocks(self._tail + piece)
         if blocks:
-            self._console.print(self._rendered(blocks))
+            self._console.print(_Blocks(blocks, gap=self._printed))
             self._printed = True
-        self._live.update(self._rendered(self._tail))
+        growing = _Blocks(self._tail, gap=self._printed, max_lines=self._console.height - 1)
+        self._live.update(growing)
 
     def __exit__(self, *error: object) -> None:
         self._live.stop()
         if self._tail.strip():
-            self._console.print(self._rendered(self._tail))
+            self._console.print(_Blocks(self._tail, gap=self._printed))
 
-    def _rendered(self, text: str) -> RenderableType:
-        shown = Markdown(text)
-        return Group("", shown) if self._printed and text.strip() else shown
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Blocks of Markdown, rendered when they are drawn; of many lines the last `max_lines`.
+
+    One blank line is between blocks, whatever rich puts before some of them.
+    """
+
+    text: str
+    gap: bool
+    max_lines: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unbounded = options.update(height=None)
+        lines = console.render_lines(Markdown(self.text), unbounded, pad=False)
+        shown = list(dropwhile(_is_blank, lines))
+        if self.gap and shown:
+            shown.insert(0, [])
+        for line in shown[-self.max_lines :] if self.max_lines else shown:
+            yield from line
+            yield Segment.line()
+
+
+def _is_blank(line: list[Segment]) -> bool:
+    """Nothing to see, not even the background of code."""
+    return not any(s.text.strip() or (s.style and s.style.bgcolor) for s in line)
 
 
 def split_blocks(text: str) -> tuple[str, str]:

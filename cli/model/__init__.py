@@ -1,0 +1,1 @@
+"""`bros model`: the models on this machine."""

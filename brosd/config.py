@@ -47,6 +47,7 @@ class ServerConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     max_body_bytes: Count = 4 * 2**20
+    body_timeout_s: Seconds = 60.0  # for a request's body; for each piece of an upload
     drain_timeout_s: Seconds = 30.0
 
 
@@ -98,6 +99,9 @@ class BatchConfig(Section):
     """Batch jobs. `window` lines are in the scheduler at any time."""
 
     window: Count = 64
+    max_file_bytes: Count = 2 * 2**30  # of one upload to /v1/files
+    retention_s: Seconds = 30 * 86_400.0  # ended jobs and uploaded files are deleted after this
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * 2**20  # of disk, kept for results
 
 
 class SupervisorConfig(Section):

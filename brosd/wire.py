@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bros.kv import Klass
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 
@@ -357,13 +357,21 @@ class JobStatus(Part):
     """State of a batch job, in OpenAI's words, and how far it is."""
 
     job: str
-    state: str  # validating, in_progress, completed, cancelled
+    # validating, in_progress, finalizing, completed, failed, expired, cancelling, cancelled
+    state: str
     created_s: float  # Unix time
     total: int
     completed: int
     failed: int
     prompt_tokens: int = 0
     output_tokens: int = 0
+    ended_s: float | None = None
+    expires_s: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no more results."""
+        return self.state in ("completed", "failed", "expired", "cancelled")
 
 
 class JobPage(Message, tag="job_page"):

@@ -65,6 +65,29 @@ def watch(
 
 
 @batch.command()
+def show(job: Job, json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Show how far a job is."""
+    from bros.cli.batch import show as run
+
+    run(target(config, set_), job, json=json)
+
+
+@batch.command()
+def results(
+    job: Job,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="Write them there; default: stdout.")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Write the results that a job has so far."""
+    from bros.cli.batch import results as run
+
+    run(target(config, set_), job, output)
+
+
+@batch.command()
 def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
     """Stop a job. Results it has already stay."""
     from bros.cli.batch import cancel as run

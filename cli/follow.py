@@ -13,8 +13,6 @@ from bros.cli.progress import Meter, Update, progress
 from bros.cli.render import count
 from bros.cli.target import Target
 
-OVER = ("completed", "cancelled")
-
 
 @contextmanager
 def open_output(output: str | None) -> Iterator[BinaryIO | None]:
@@ -63,7 +61,7 @@ def _pages(client: Client, job: str, sink: BinaryIO | None, update: Update) -> I
             sink.flush()
         update(page.status)
         yield page.status
-        if page.status.state in OVER and not page.results:
+        if page.status.is_over and not page.results:
             return
 
 
@@ -84,7 +82,7 @@ def _summary(status: JobStatus, meter: Meter, output: str | None) -> int:
         _say(f"results: {output}")
     if done < status.total:
         missing = count(status.total - done, "line")
-        _say(f"error: {status.job} was cancelled: {missing} without result")
+        _say(f"error: {status.job} is {status.state}: {missing} without result")
         return 1
     if status.failed:
         _say("the reason is in the result of each failed line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
@@ -14,12 +15,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from bros.brosd.config import ServerConfig
+from bros.brosd.tokenizer.body import read_body
 from bros.brosd.tokenizer.engine import Engine
-from bros.brosd.tokenizer.errors import ApiError, no_such_url, too_large
+from bros.brosd.tokenizer.errors import ApiError, internal, no_such_url
+from bros.brosd.tokenizer.files import FileError
+from bros.brosd.tokenizer.http_batches import Batches, as_api_error
+from bros.brosd.tokenizer.job import JobError
+from bros.brosd.tokenizer.keeper import DiskFullError
 from bros.brosd.tokenizer.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
 
 LINGER_S = 1.0
+STORE_ERRORS = (JobError, FileError, DiskFullError, OSError, sqlite3.Error)
 SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -27,7 +35,7 @@ SSE_HEADERS = [
 ]
 
 
-def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
+def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -> Starlette:
     """The ASGI application."""
 
     async def models(request: Request) -> Response:
@@ -36,6 +44,10 @@ def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
     async def model(request: Request) -> Response:
         return JSONResponse(api.describe(request.path_params["model"]))
 
+    async def ready(request: Request) -> Response:
+        engine.check_open()
+        return JSONResponse({"status": "ready"})
+
     async def health(request: Request) -> Response:
         state = engine.stats.state if engine.stats else "starting"
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
@@ -43,33 +55,39 @@ def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
     async def metrics(request: Request) -> Response:
         return Response(render(engine.stats), media_type=CONTENT_TYPE)
 
-    posts = [
-        Route(url, Generate(api, url, max_body_bytes), methods=["POST"], name=url) for url in URLS
-    ]
+    posts = [Route(url, Generate(api, url, limits), methods=["POST"], name=url) for url in URLS]
     return Starlette(
         routes=[
             *posts,
+            *batches.routes(),
             Route("/v1/models", models),
             Route("/v1/models/{model:path}", model),
             Route("/health", health),
+            Route("/ready", ready),
             Route("/metrics", metrics),
         ],
-        exception_handlers={HTTPException: _on_http_error, ApiError: _on_api_error},
+        exception_handlers={
+            HTTPException: _on_http_error,
+            **dict.fromkeys((ApiError, *STORE_ERRORS), _on_api_error),
+            Exception: _on_crash,
+        },
     )
 
 
 class Generate:
     """The ASGI endpoint of one URL that generates text."""
 
-    def __init__(self, api: Api, url: str, max_body_bytes: int) -> None:
+    def __init__(self, api: Api, url: str, limits: ServerConfig) -> None:
         self._api = api
         self._url = url
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            body = await _read(request, self._max_body_bytes)
+            body = await read_body(
+                request, self._limits.max_body_bytes, self._limits.body_timeout_s
+            )
         except ClientDisconnect:
             return
         except ApiError as error:
@@ -106,18 +124,6 @@ async def _send_events(stream: EventStream, send: Send) -> None:
             await emit(error.body)
         await emit(b"[DONE]")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body; ApiError (413) as soon as it is clear that it is too large."""
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large(max_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large(max_bytes)
-    return bytes(body)
 
 
 async def _refuse_body(error: ApiError, receive: Receive, send: Send) -> None:
@@ -162,9 +168,15 @@ def _error_response(error: ApiError, headers: dict[str, str] | None = None) -> R
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, ApiError):
+    known = error if isinstance(error, ApiError) else as_api_error(error)
+    if known is None:
         raise error
-    return _error_response(error)
+    return _error_response(known)
+
+
+async def _on_crash(request: Request, error: Exception) -> Response:
+    """A mistake of ours; uvicorn logs its traceback."""
+    return _error_response(internal())
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

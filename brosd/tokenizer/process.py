@@ -14,9 +14,11 @@ from starlette.applications import Starlette
 
 from bros.brosd.config import Config, ServerConfig
 from bros.brosd.link import Inbox, Outbox
+from bros.brosd.tokenizer.caretaker import Caretaker
 from bros.brosd.tokenizer.edge import Edge
 from bros.brosd.tokenizer.engine import Engine
 from bros.brosd.tokenizer.http import make_app
+from bros.brosd.tokenizer.http_batches import Batches
 from bros.brosd.tokenizer.keeper import Keeper
 from bros.brosd.tokenizer.openai_api import Api
 from bros.brosd.tokenizer.prepare import Preparer
@@ -88,7 +90,11 @@ class Process:
         api = Api(config, self._engine, self._preparer)
         self._runner = Runner(keeper, api, self._engine, config.batch.window)
         self._edge = Edge(runtime / "client.sock", api, self._engine, keeper, self._runner)
-        self._http = HttpServer(make_app(api, self._engine, config.server.max_body_bytes))
+        self._caretaker = Caretaker(keeper, self._runner)
+        batches = Batches(
+            keeper, self._runner, api, config.batch.max_file_bytes, config.server.body_timeout_s
+        )
+        self._http = HttpServer(make_app(api, self._engine, batches, config.server))
 
     async def run(self) -> None:
         """Serve until told to stop. Raises ListenError."""
@@ -99,6 +105,7 @@ class Process:
         gc.freeze()  # the vocabulary stays: no collection needs to walk it again
         async with asyncio.TaskGroup() as tasks:
             jobs = tasks.create_task(self._runner.run())
+            care = tasks.create_task(self._caretaker.run())
             edge = tasks.create_task(self._edge.run())
             http = tasks.create_task(self._http.serve(sockets=[http_socket]))
             await self._daemon.send(Ready(PEER, self._generation))
@@ -109,6 +116,7 @@ class Process:
             self._http.should_exit = True
             await asyncio.wait({http})
             edge.cancel()
+            care.cancel()
         await self._keeper.close()
         self._preparer.close()
         self._edge.close()
@@ -133,5 +141,5 @@ class Process:
 
 async def run(config: Config, generation: int, codec: Codec) -> None:
     """Run the process on a loaded tokenizer."""
-    keeper = await Keeper.open(config.state / "jobs.sqlite3")
+    keeper = await Keeper.open(config.state, config.batch)
     await Process(config, generation, codec, keeper).run()

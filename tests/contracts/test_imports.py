@@ -22,7 +22,13 @@ MAY_IMPORT = {
         "bros.brosd.wire",
     },
     "brosd": {"bros.brosd.*", "bros.kv.*"},
-    "cli": {"bros.cli.*", "bros.brosd.api", "bros.brosd.config", "bros.brosd.serve"},
+    "cli": {
+        "bros.cli.*",
+        "bros.brosd.api",
+        "bros.brosd.config",
+        "bros.brosd.lines",
+        "bros.brosd.serve",
+    },
 }
 TORCH = {"torch", "transformers", "numba", "flash_attn", "accelerate", "gguf"}
 

@@ -126,17 +126,28 @@ class Executor:
         self._max_len = geometry.max_len
 
     def warm_up(self) -> None:
-        """Compile kernels and let libraries choose theirs: a chunk and a decode, in block 0."""
+        """Compile kernels and let libraries choose theirs: a chunk and a decode."""
         for count in (min(32, self._max_len), 1):
-            batch = AttentionBatch(
-                starts=np.zeros(1, np.int32),
-                counts=np.array([count], np.int32),
-                tables=np.zeros((1, self._blocks_for(count)), np.int32),
-                reverse=np.zeros(1, np.bool_),
-                block_size=self._config.kv.block_size,
-            )
-            logits = self._forward(np.zeros(count, np.int32), batch, np.array([count - 1]))
-            sample(logits, [Draw(Sampling(), np.zeros(1, np.int32), 1)])
+            self.rehearse([0], [count])
+
+    def rehearse(self, starts: list[int], counts: list[int]) -> None:
+        """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up.
+
+        Only while no row is known: it writes all over the pool.
+        """
+        begin, count = np.array(starts, np.int32), np.array(counts, np.int32)
+        width = self._blocks_for(int((begin + count).max()))
+        tables = np.arange(len(starts) * width, dtype=np.int32).reshape(len(starts), width)
+        batch = AttentionBatch(
+            starts=begin,
+            counts=count,
+            tables=tables % self.num_blocks,
+            reverse=np.zeros(len(starts), np.bool_),
+            block_size=self._config.kv.block_size,
+        )
+        ids = np.zeros(int(count.sum()), np.int32)
+        logits = self._forward(ids, batch, batch.offsets[1:] - 1)
+        sample(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(starts))
 
     def copy(self, plan: StepPlan) -> Copied:
         """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""

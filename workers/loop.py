@@ -25,6 +25,7 @@ from bros.brosd.wire import (
     pack_ids,
 )
 from bros.kv import BlockTableView
+from bros.workers.profile import profile
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,8 @@ class Worker:
                 case Attach(path=path):
                     executor.attach(BlockTableView(Path(path)))
                     executor.warm_up()
-                    self._outbox.send(Ready(identity.peer, identity.generation))
+                    samples = profile(executor, self._model, self._config)
+                    self._outbox.send(Ready(identity.peer, identity.generation, samples))
                 case StepPlan() as plan:
                     began_s = time.monotonic()
                     copied = executor.copy(plan)

@@ -62,7 +62,11 @@ def test_from_hello_to_stop(daemon: Daemon) -> None:
     path = daemon.runtime / "table"
     allocator = Allocator(BlockTable(path, TableGeometry(16, 16, 4, 256)))
     daemon.outbox.send(wire.Attach(str(path)))
-    assert daemon.recv() == wire.Ready("worker-0", 7)
+    ready = daemon.recv()
+    assert isinstance(ready, wire.Ready)
+    assert (ready.peer, ready.generation) == ("worker-0", 7)
+    assert all(sample.seconds > 0 for sample in ready.profile)
+    assert ready.profile
 
     row = allocator.open_row(Klass.BE, TokenChain([*PROMPT, 0, 0, 0], 16))
     allocator.grow(row, 3)

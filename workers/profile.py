@@ -1,0 +1,127 @@
+"""How long iterations take on this device: a short profile at start, kept for the next start.
+
+The scheduler's cost model learns from it before the first request, and from real iterations then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import torch
+
+from bros import __version__
+from bros.brosd.config import Config
+from bros.brosd.wire import Sample
+
+log = logging.getLogger(__name__)
+
+BATCHES = (1, 8, 24, 64)  # rows that decode together
+CONTEXTS = (32, 256, 1024)  # tokens
+CHUNKS = (32, 96, 256)  # prompt tokens
+ROUNDS = 3  # the median counts
+CPU_INFO = Path("/proc/cpuinfo")
+
+_decoder = msgspec.json.Decoder(list[Sample])
+
+
+class Rehearsed(Protocol):
+    """What runs iterations of rows that are made up: `bros.workers.executor.Executor`."""
+
+    @property
+    def num_blocks(self) -> int: ...
+
+    @property
+    def max_len(self) -> int: ...
+
+    def rehearse(self, starts: list[int], counts: list[int]) -> None:
+        """An iteration of chunks of `counts` tokens after `starts`."""
+
+
+def profile(executor: Rehearsed, model: Path, config: Config) -> list[Sample]:
+    """Measured now, or by an earlier start of the same model, device, settings and version."""
+    path = config.cache / "profiles" / f"{_fingerprint(model, config)}.json"
+    try:
+        return _decoder.decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        pass
+    began_s = time.monotonic()
+    samples = [_measure(executor, *shape) for shape in shapes(executor, config)]
+    log.info("event=profiled iterations=%d took_s=%.1f", len(samples), time.monotonic() - began_s)
+    _keep(samples, path)
+    return samples
+
+
+def shapes(executor: Rehearsed, config: Config) -> Iterator[tuple[list[int], list[int]]]:
+    """Starts and counts of iterations that tell the cost model's terms apart."""
+    limits, size = config.scheduler, config.kv.block_size
+
+    def fits(starts: list[int], counts: list[int]) -> bool:
+        longest = max(start + count for start, count in zip(starts, counts, strict=True))
+        blocks = len(starts) * -(-longest // size)
+        few = len(starts) <= limits.max_sequences and sum(counts) <= limits.max_batch_tokens
+        return few and longest <= executor.max_len and blocks <= executor.num_blocks
+
+    decodes = [([past] * rows, [1] * rows) for rows in BATCHES for past in CONTEXTS]
+    prompts = [([past], [count]) for count in CHUNKS for past in (0, *CONTEXTS[1:])]
+    mixed = [
+        ([past] * rows + [0], [1] * rows + [count])
+        for rows, past in zip(BATCHES[1:], CONTEXTS, strict=True)
+        for count in CHUNKS[:2]
+    ]
+    return (shape for shape in decodes + prompts + mixed if fits(*shape))
+
+
+def _measure(executor: Rehearsed, starts: list[int], counts: list[int]) -> Sample:
+    seconds = []
+    for _ in range(ROUNDS):
+        began_s = time.monotonic()
+        executor.rehearse(starts, counts)
+        seconds.append(time.monotonic() - began_s)
+    return Sample(starts, counts, sorted(seconds)[ROUNDS // 2])
+
+
+def _keep(samples: list[Sample], path: Path) -> None:
+    """Store them whole or not at all; a start without a cache is slower, and works."""
+    scratch = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_bytes(msgspec.json.encode(samples))
+        scratch.replace(path)
+    except OSError as error:
+        log.warning("event=profile_not_kept error=%r", str(error))
+
+
+def _fingerprint(model: Path, config: Config) -> str:
+    """Names everything that iteration times depend on."""
+    parts = (
+        str(model),
+        config.model,
+        config.worker,
+        config.kv.block_size,
+        config.scheduler.max_sequences,
+        config.scheduler.max_batch_tokens,
+        _device(),
+        len(os.sched_getaffinity(0)),
+        str(torch.__version__),
+        __version__,
+    )
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = CPU_INFO.read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())

@@ -139,7 +139,8 @@ class Daemon:
             return  # the last words of a lost worker; its rows run again elsewhere
         began_s = time.perf_counter()
         self._scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
-        emit = self._scheduler.complete(done.step, wire.unpack_ids(done.tokens).tolist())
+        tokens = wire.unpack_ids(done.tokens).tolist()
+        emit = self._scheduler.complete(done.step, tokens, done.logprobs)
         self._steps_s.append(done.elapsed_s)
         self._iterations += 1
         await self._worker.dispatch()  # first: text can wait, an accelerator should not

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from bros.brosd.tokenizer.answers import Json
-from bros.brosd.tokenizer.errors import invalid
+from bros.brosd.tokenizer.errors import Json, invalid
 from bros.brosd.tokenizer.files import File
 from bros.brosd.tokenizer.job import Job, Order
 

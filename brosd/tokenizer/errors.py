@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+Json = dict[str, Any]
+
 RETRY_AFTER_S = 1
 
 
@@ -29,7 +31,7 @@ class ApiError(Exception):
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Json:
         error = {
             "message": self.message,
             "type": self.kind,

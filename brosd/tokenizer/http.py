@@ -25,6 +25,7 @@ from bros.brosd.tokenizer.job import JobError
 from bros.brosd.tokenizer.keeper import DiskFullError
 from bros.brosd.tokenizer.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
+from bros.brosd.tokenizer.openapi import document
 
 LINGER_S = 1.0
 STORE_ERRORS = (JobError, FileError, DiskFullError, OSError, sqlite3.Error)
@@ -55,6 +56,18 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
     async def metrics(request: Request) -> Response:
         return Response(render(engine.stats), media_type=CONTENT_TYPE)
 
+    async def tokenize(request: Request) -> Response:
+        return JSONResponse(await api.tokenize(await _body(request)))
+
+    async def detokenize(request: Request) -> Response:
+        return JSONResponse(await api.detokenize(await _body(request)))
+
+    async def _body(request: Request) -> bytes:
+        return await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(document())
+
     posts = [Route(url, Generate(api, url, limits), methods=["POST"], name=url) for url in URLS]
     return Starlette(
         routes=[
@@ -64,6 +77,9 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
             Route("/v1/models/{model:path}", model),
             Route("/health", health),
             Route("/ready", ready),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
+            Route("/openapi.json", openapi),
             Route("/metrics", metrics),
         ],
         exception_handlers={

@@ -41,6 +41,7 @@ class Choice:
     logprobs: list[Logprobs]
 
 
+@torch.inference_mode()  # as the logits are made; else they could not be changed in place
 def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
     """The next token of each row. Changes `logits` (rows, vocabulary), and the grammars' states."""
     observed = Observed(logits, [draw.sampling for draw in draws])

@@ -286,7 +286,11 @@ class Drain(Message, tag="drain"):
     """Refuse new work, put batch lines back into their job, finish what streams."""
 
 
-ToTokenizer = Emit | Fail | Stats | Drain | Stop
+class Reload(Message, tag="reload"):
+    """The configuration file of the runtime directory has changed: take what can change live."""
+
+
+ToTokenizer = Emit | Fail | Stats | Drain | Reload | Stop
 
 
 # -- client <-> tokenizer -----------------------------------------------------------------------

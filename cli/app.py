@@ -123,6 +123,14 @@ def status(json: Json = False, config: ConfigFile = None, set_: Overrides = None
         show_status(client.status(), json=json)
 
 
+@app.command()
+def doctor(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Check the installation, the machine and the daemon. Exit code 1 if something is wrong."""
+    from bros.cli.doctor import doctor as run
+
+    raise typer.Exit(run(target(config, set_), json=json))
+
+
 def main() -> None:
     """Entry point of `bros`."""
     raise SystemExit(guarded(app))

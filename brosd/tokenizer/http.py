@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
@@ -13,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from bros.brosd.config import ServerConfig
 from bros.brosd.tokenizer.body import read_body
 from bros.brosd.tokenizer.engine import Engine
-from bros.brosd.tokenizer.errors import ApiError, internal, no_such_url
+from bros.brosd.tokenizer.errors import ApiError, error_response, internal, no_such_url
 from bros.brosd.tokenizer.files import FileError
 from bros.brosd.tokenizer.http_batches import Batches, as_api_error
 from bros.brosd.tokenizer.job import JobError
@@ -26,6 +27,8 @@ from bros.brosd.tokenizer.keeper import DiskFullError
 from bros.brosd.tokenizer.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
 from bros.brosd.tokenizer.openapi import document
+
+log = logging.getLogger(__name__)
 
 LINGER_S = 1.0
 STORE_ERRORS = (JobError, FileError, DiskFullError, OSError, sqlite3.Error)
@@ -115,12 +118,26 @@ class Generate:
         try:
             answer = await self._api.handle(self._url, body)
         except ApiError as error:
-            await _error_response(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
         if isinstance(answer, bytes):
             await Response(answer, media_type="application/json")(scope, receive, send)
         else:
-            await _send_events(answer, send)
+            await _send_events(answer, _bounded(send, self._limits.send_timeout_s))
+
+
+def _bounded(send: Send, timeout_s: float) -> Send:
+    """`send`, which gives a client up that does not read."""
+
+    async def bounded(message: Message) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await send(message)
+        except TimeoutError:
+            log.info("event=slow_client")
+            raise ClientDisconnect from None
+
+    return bounded
 
 
 async def _send_events(stream: EventStream, send: Send) -> None:
@@ -148,7 +165,7 @@ async def _refuse_body(error: ApiError, receive: Receive, send: Send) -> None:
     Many clients read only when they have sent all, and lose the answer if they are cut off before:
     so what they send is thrown away for a moment.
     """
-    response = _error_response(error, {"connection": "close"})
+    response = error_response(error, {"connection": "close"})
     start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
     await send(start)
     await send({"type": "http.response.body", "body": error.body, "more_body": True})
@@ -169,7 +186,7 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) ->
         for task in (worker, watcher):
             task.cancel()
         results = await asyncio.gather(worker, watcher, return_exceptions=True)
-    if isinstance(results[0], Exception):
+    if isinstance(results[0], Exception) and not isinstance(results[0], ClientDisconnect):
         raise results[0]
 
 
@@ -178,21 +195,16 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _error_response(error: ApiError, headers: dict[str, str] | None = None) -> Response:
-    headers = {**error.headers, **(headers or {})}
-    return Response(error.body, error.status, headers, media_type="application/json")
-
-
 async def _on_api_error(request: Request, error: Exception) -> Response:
     known = error if isinstance(error, ApiError) else as_api_error(error)
     if known is None:
         raise error
-    return _error_response(known)
+    return error_response(known)
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
     """A mistake of ours; uvicorn logs its traceback."""
-    return _error_response(internal())
+    return error_response(internal())
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -200,7 +212,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == 404:
-        return _error_response(no_such_url(request.url.path))
+        return error_response(no_such_url(request.url.path))
     message = f"{request.method} does not go with {request.url.path}"
     method = ApiError(error.status_code, message, param="method", code="wrong_method")
-    return _error_response(method, dict(error.headers or {}))
+    return error_response(method, dict(error.headers or {}))

@@ -42,7 +42,7 @@ class Preparer:
 
     def __init__(self, codec: Codec, slo: SloConfig) -> None:
         self._codec = codec
-        self._slo = slo
+        self.slo = slo
         self.token_bytes = codec.token_bytes
         self._threads = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
 
@@ -159,8 +159,8 @@ class Preparer:
         asked = request.slo or SloMs()
         ttft_ms, tpot_ms = asked.ttft_ms, asked.tpot_ms
         return Slo(
-            ttft_s=self._slo.ttft_s if ttft_ms is None else ttft_ms / 1000,
-            tpot_s=self._slo.tpot_s if tpot_ms is None else tpot_ms / 1000,
+            ttft_s=self.slo.ttft_s if ttft_ms is None else ttft_ms / 1000,
+            tpot_s=self.slo.tpot_s if tpot_ms is None else tpot_ms / 1000,
         )
 
 

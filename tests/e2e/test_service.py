@@ -33,7 +33,7 @@ class Manager:
         self.inbox.settimeout(timeout_s)
         try:
             return self.inbox.recv(4096).decode().split("\n")
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             return []
 
     def wait_for(self, assignment: str) -> None:

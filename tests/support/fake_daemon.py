@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -128,3 +129,9 @@ def stats(state: str = "ready", max_len: int = 512) -> wire.Stats:
         be=wire.ClassStats(),
         kv=wire.KvStats(blocks_total=8, blocks_free=8),
     )
+
+
+def batch_line(index: int) -> bytes:
+    """A line of a batch file that asks `CHAT`."""
+    request = {"custom_id": f"n{index}", "method": "POST", "url": "/v1/chat/completions"}
+    return json.dumps({**request, "body": CHAT}).encode()

@@ -14,13 +14,8 @@ import pytest
 from bros.brosd import wire
 from bros.brosd.tokenizer.database import FIRST, open_database
 from bros.brosd.tokenizer.jobs import JobStore
-from fake_daemon import CHAT, TEXT, Daemon
+from fake_daemon import TEXT, Daemon, batch_line
 from harness import wait_until
-
-
-def batch_line(index: int) -> bytes:
-    request = {"custom_id": f"n{index}", "method": "POST", "url": "/v1/chat/completions"}
-    return json.dumps({**request, "body": CHAT}).encode()
 
 
 def jsonl(*numbers: int) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from bros.brosd import wire
 from bros.brosd.api import Client
 from bros.kv import Klass
-from fake_daemon import CHAT, EOS, TEXT, Daemon, stats
+from fake_daemon import CHAT, EOS, TEXT, Daemon, batch_line, stats
 from harness import wait_until
 
 
@@ -114,11 +114,6 @@ def test_draining_refuses_new_work_and_finishes_old(
     assert old.result().status_code == 200
     daemon.outbox.send(wire.Stop())
     assert daemon.process.wait(timeout=30) == 0
-
-
-def batch_line(index: int) -> bytes:
-    request = {"custom_id": f"n{index}", "method": "POST", "url": "/v1/chat/completions"}
-    return json.dumps({**request, "body": CHAT}).encode()
 
 
 def test_a_job_outlives_the_process(daemon: Daemon) -> None:

@@ -69,7 +69,7 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
         return await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
 
     async def openapi(request: Request) -> Response:
-        return JSONResponse(document())
+        return JSONResponse(document(api.model))
 
     posts = [Route(url, Generate(api, url, limits), methods=["POST"], name=url) for url in URLS]
     return Starlette(

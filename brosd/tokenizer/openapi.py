@@ -87,12 +87,15 @@ ERROR_SCHEMA: Json = {
 
 
 @cache
-def document() -> Json:
-    """The OpenAPI 3.1 document."""
+def document(model: str) -> Json:
+    """The OpenAPI 3.1 document of a server of `model`."""
     _, components = msgspec.json.schema_components(list(BODIES.values()), ref_template=REF)
     for name in ("ChatRequest", "CompletionRequest"):
         for field in NotYet.__struct_fields__:  # known, in order to be refused
             components[name]["properties"].pop(field)
+    for component in components.values():
+        if "model" in component["properties"]:
+            component["properties"]["model"] = {"enum": [model]}
     components["Error"] = ERROR_SCHEMA
     paths: dict[str, Json] = {}
     for path, summary in GETS.items():

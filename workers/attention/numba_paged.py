@@ -50,6 +50,23 @@ def _load(_: Any, x: Any) -> Any:
     return types.float32(x), generate
 
 
+@intrinsic
+def _round(_: Any, x: Any, like: Any) -> Any:
+    """A float32 as what `like` is: itself, or the bits of the nearest bfloat16, ties to even."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if like is types.float32:
+            return arguments[0]
+        word = ir.IntType(32)
+        upper = ir.Constant(word, 16)
+        bits = builder.bitcast(arguments[0], word)
+        odd = builder.and_(builder.lshr(bits, upper), ir.Constant(word, 1))
+        bits = builder.add(builder.add(bits, odd), ir.Constant(word, 0x7FFF))
+        return builder.trunc(builder.lshr(bits, upper), ir.IntType(16))
+
+    return like(x, like), generate
+
+
 @njit(inline="always", fastmath=True)
 def _exp(x: Any) -> Any:
     """e**x for x <= 0, to float32 precision: a polynomial for the fraction, bits for the rest."""
@@ -94,9 +111,10 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
         reverse: Any,  # (rows,)
         tiles: Any,  # (tiles, 4): row, first query, number of queries, position of the first
         scale: Any,
-        out: Any,  # (queries, heads, D), float32
+        out: Any,  # (queries, heads, D)
     ) -> None:
         kv_heads = keys.shape[1]
+        like = keys[0, 0, 0, 0]
         for task in prange(len(tiles) * kv_heads):
             row, first, count, start = tiles[task // kv_heads]
             head = task % kv_heads
@@ -123,7 +141,18 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
                     if valid <= 0:
                         continue
                     s[:] = 0
-                    for d in range(D):
+                    for d in range(0, D - 7, 8):  # sums stay in registers for eight dimensions
+                        q0, q1, q2, q3 = qs[r, d], qs[r, d + 1], qs[r, d + 2], qs[r, d + 3]
+                        q4, q5, q6, q7 = qs[r, d + 4], qs[r, d + 5], qs[r, d + 6], qs[r, d + 7]
+                        for slot in range(B):
+                            s[slot] += (
+                                (q0 * kb[d, slot] + q1 * kb[d + 1, slot])
+                                + (q2 * kb[d + 2, slot] + q3 * kb[d + 3, slot])
+                            ) + (
+                                (q4 * kb[d + 4, slot] + q5 * kb[d + 5, slot])
+                                + (q6 * kb[d + 6, slot] + q7 * kb[d + 7, slot])
+                            )
+                    for d in range(D - D % 8, D):
                         for slot in range(B):
                             s[slot] += qs[r, d] * kb[d, slot]
                     if valid < B:  # the newest block: slots beyond the query hold other tokens
@@ -144,12 +173,19 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
                         s[slot] = _exp(s[slot] - top)
                     for slot in range(B):
                         total[r] += s[slot]
+                    for slot in range(0, B - 3, 4):
+                        s0, s1, s2, s3 = s[slot], s[slot + 1], s[slot + 2], s[slot + 3]
+                        for d in range(D):
+                            acc[r, d] += (s0 * vb[slot, d] + s1 * vb[slot + 1, d]) + (
+                                s2 * vb[slot + 2, d] + s3 * vb[slot + 3, d]
+                            )
+                    for slot in range(B - B % 4, B):
                         for d in range(D):
                             acc[r, d] += s[slot] * vb[slot, d]
             for r in range(count * G):
                 share = np.float32(1) / total[r]
                 for d in range(D):
-                    out[first + r // G, head * G + r % G, d] = acc[r, d] * share
+                    out[first + r // G, head * G + r % G, d] = _round(acc[r, d] * share, like)
 
     compiled: Callable[..., None] = kernel
     return compiled
@@ -183,11 +219,10 @@ class NumbaAttention:
     ) -> torch.Tensor:
         keys, values = self._keys[layer], self._values[layer]
         _store(_bits(k), _bits(v), keys, values, self._blocks, self._slots)
-        out = torch.empty_like(q)
+        out = torch.empty(q.shape, dtype=q.dtype)  # dense, also where q is a slice
         if len(self._tiles):
             _, heads, head_dim = q.shape
             kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1])
-            single = torch.empty(q.shape, dtype=torch.float32)
             kernel(
                 _bits(q),
                 keys,
@@ -196,9 +231,8 @@ class NumbaAttention:
                 self._batch.reverse,
                 self._tiles,
                 np.float32(scale),
-                single.numpy(),
+                _bits(out),
             )
-            out.copy_(single)
         for chunk in self._chunks:
             chunk.attend(q, self._pool.keys[layer], self._pool.values[layer], scale, out)
         return out

@@ -6,7 +6,11 @@ TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin
 
-.PHONY: install dev check test demo clean
+# Where the service lives; DESTDIR is for packagers.
+PREFIX ?= /opt/bros
+UNITS ?= /etc/systemd/system
+
+.PHONY: install dev check test demo clean install-service uninstall-service
 
 install: $(VENV)/.installed
 dev: $(VENV)/.installed-dev
@@ -33,6 +37,21 @@ test: check
 
 demo: install
 	$(BIN)/python examples/demo.py
+
+install-service:
+	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet $(TORCH)
+	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet .
+	install -d $(DESTDIR)$(UNITS) $(DESTDIR)/etc/bros
+	sed 's|/opt/bros|$(PREFIX)|' systemd/brosd.service >$(DESTDIR)$(UNITS)/brosd.service
+	chmod 644 $(DESTDIR)$(UNITS)/brosd.service
+	if [ -z "$(DESTDIR)" ]; then systemctl daemon-reload; fi
+
+uninstall-service:
+	if [ -z "$(DESTDIR)" ]; then systemctl disable --now brosd; fi
+	rm -rf $(DESTDIR)$(PREFIX) $(DESTDIR)$(UNITS)/brosd.service
+	rmdir $(DESTDIR)/etc/bros 2>/dev/null || true
+	if [ -z "$(DESTDIR)" ]; then systemctl daemon-reload; fi
 
 clean:
 	rm -rf $(VENV) .demo build src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

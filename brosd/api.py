@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -17,6 +17,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from bros.brosd.instance import running_pid
+from bros.brosd.lines import parts
 from bros.brosd.link import encode, ipc
 from bros.brosd.wire import (
     MAX_MESSAGE_BYTES,
@@ -62,8 +63,6 @@ __all__ = [
     "WorkerStats",
 ]
 
-PART_LINES = 500
-PART_BYTES = 2**20
 TICK_MS = 500  # how often a waiting client looks whether the daemon still lives
 RESEND_S = 10.0
 GRACE_S = 2.0  # a daemon that is not there yet
@@ -193,7 +192,7 @@ class Client:
     def put_job(self, job: str, lines: Iterable[bytes]) -> int:
         """Store a batch job's lines, which are read as they are sent; returns how many."""
         total = 0
-        for part, last in _parts(lines):
+        for part, last in parts(lines):
             put = JobPut(rid=next(self._rids), job=job, first=total, lines=part, last=last)
             total += len(part)
             received = self._call(put, JobAck).received
@@ -279,19 +278,6 @@ class Client:
             raise ClientError(
                 f"the daemon in {self._runtime} did not answer for {PATIENCE_S:.0f} s: see its log"
             )
-
-
-def _parts(lines: Iterable[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines in parts within the limits, each with whether it is the last. At least one part."""
-    part: list[bytes] = []
-    num_bytes = 0
-    for line in lines:
-        if part and (len(part) == PART_LINES or num_bytes + len(line) > PART_BYTES):
-            yield part, False
-            part, num_bytes = [], 0
-        part.append(line)
-        num_bytes += len(line)
-    yield part, True
 
 
 def _api_error(status: int, content: bytes) -> ApiError:

@@ -46,7 +46,12 @@ class ServerConfig(Section):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
+    auth: Literal["auto", "always"] = "auto"  # API keys; auto: unless host is loopback
     max_body_bytes: Count = 4 * 2**20
+    max_requests_per_key: Count = 1024  # at a time; more get a 429
+    send_timeout_s: Seconds = 60.0  # for a client that does not read its stream
+    header_timeout_s: Seconds = 15.0  # of a request, from its first byte or the connection
+    body_timeout_s: Seconds = 60.0  # for a request's body; for each piece of an upload
     drain_timeout_s: Seconds = 30.0
 
 
@@ -102,6 +107,9 @@ class BatchConfig(Section):
     """Batch jobs. `window` lines are in the scheduler at any time."""
 
     window: Count = 64
+    max_file_bytes: Count = 2 * 2**30  # of one upload to /v1/files
+    retention_s: Seconds = 30 * 86_400.0  # ended jobs and uploaded files are deleted after this
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 64 * 2**20  # of disk, kept for results
 
 
 class SupervisorConfig(Section):
@@ -189,6 +197,36 @@ def save(config: Config, path: Path) -> None:
 def restore(path: Path) -> Config:
     """Read what `save` wrote."""
     return msgspec.json.decode(path.read_bytes(), type=Config)
+
+
+# What a running daemon takes over when it is told to reload; all else needs a restart.
+LIVE = ("slo", "log", "server.max_requests_per_key")
+
+
+def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
+    """`old` with the live keys of `new`, and the keys that differ but are not live."""
+    config = old
+    ignored = []
+    for key in _keys(new):
+        section, _, name = key.rpartition(".")
+        before, after = (getattr(at, section) if section else at for at in (config, new))
+        if getattr(before, name) == getattr(after, name):
+            continue
+        if key not in LIVE and section not in LIVE:
+            ignored.append(key)
+        else:
+            changed = msgspec.structs.replace(before, **{name: getattr(after, name)})
+            config = msgspec.structs.replace(config, **{section: changed})
+    return config, ignored
+
+
+def _keys(config: Config) -> Iterable[str]:
+    for name in config.__struct_fields__:
+        section = getattr(config, name)
+        if isinstance(section, Section):
+            yield from (f"{name}.{key}" for key in section.__struct_fields__)
+        else:
+            yield name
 
 
 def default_state_dir(environ: Mapping[str, str]) -> str:

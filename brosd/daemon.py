@@ -10,13 +10,14 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bros.brosd import wire
-from bros.brosd.config import Config, save
+from bros.brosd.config import Config, ConfigError, reloaded, save
 from bros.brosd.link import Inbox, Outbox
-from bros.brosd.notify import notify
+from bros.brosd.notify import notify, watchdog_s
 from bros.brosd.supervisor import Child, Exited, Supervisor, describe
 from bros.brosd.worker import PoolTooSmall, Worker
 from bros.kv import Klass
@@ -43,14 +44,21 @@ class StopSignal:
     now: bool
 
 
-Event = wire.ToDaemon | Exited | Tick | StopSignal
+@dataclass(frozen=True)
+class ReloadSignal:
+    """Somebody changed the configuration."""
+
+
+Event = wire.ToDaemon | Exited | Tick | StopSignal | ReloadSignal
+Load = Callable[[], Config]  # the configuration, read again from all its sources
 
 
 class Daemon:
     """Serves one model until it is told to stop. `run` raises DaemonError if it cannot."""
 
-    def __init__(self, config: Config, model: Path) -> None:
+    def __init__(self, config: Config, model: Path, load: Load) -> None:
         self._config = config
+        self._load = load
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._supervisor = Supervisor(config.supervisor, self._events.put_nowait)
         self._worker = Worker(config, self._supervisor, model, index=0)
@@ -101,6 +109,7 @@ class Daemon:
             (signal.SIGQUIT, True),
         ):
             loop.add_signal_handler(number, self._events.put_nowait, StopSignal(now))
+        loop.add_signal_handler(signal.SIGHUP, self._events.put_nowait, ReloadSignal())
 
     async def _receive(self, inbox: Inbox[wire.ToDaemon]) -> None:
         while True:
@@ -108,7 +117,7 @@ class Daemon:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(min(TICK_S, watchdog_s() / 2))
             self._events.put_nowait(Tick())
 
     async def _handle(self, event: Event) -> None:
@@ -123,6 +132,8 @@ class Daemon:
                 await self._on_tick()
             case Exited():
                 await self._on_exited(event)
+            case ReloadSignal():
+                await self._on_reload()
             case StopSignal():
                 await self._on_stop_signal(event)
             case _:
@@ -139,7 +150,8 @@ class Daemon:
             return  # the last words of a lost worker; its rows run again elsewhere
         began_s = time.perf_counter()
         self._scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
-        emit = self._scheduler.complete(done.step, wire.unpack_ids(done.tokens).tolist())
+        tokens = wire.unpack_ids(done.tokens).tolist()
+        emit = self._scheduler.complete(done.step, tokens, done.logprobs)
         self._steps_s.append(done.elapsed_s)
         self._iterations += 1
         await self._worker.dispatch()  # first: text can wait, an accelerator should not
@@ -229,6 +241,9 @@ class Daemon:
     # -- the clock -------------------------------------------------------------------------------
 
     async def _on_tick(self) -> None:
+        if self._announced:
+            # From the loop that schedules, so that it stops if that one does.
+            notify("WATCHDOG=1", f"STATUS={self._status()}")
         steps_s, self._steps_s = self._steps_s, []
         self._mean_step_s = sum(steps_s) / len(steps_s) if steps_s else 0.0
         self._supervisor.kill_hung()
@@ -268,6 +283,31 @@ class Daemon:
             be_latency=self._scheduler.latencies.stats(Klass.BE),
             workers=[self._worker.stats()],
         )
+
+    def _status(self) -> str:
+        """The daemon in a line, for `systemctl status`."""
+        rt, be = self._scheduler.stats(Klass.RT), self._scheduler.stats(Klass.BE)
+        return (
+            f"{self._state}: {rt.running}+{be.running} requests running (real-time+best-effort), "
+            f"{rt.waiting}+{be.waiting} waiting"
+        )
+
+    async def _on_reload(self) -> None:
+        """Take what can change live; keep all else, and say so."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config, ignored = reloaded(self._config, self._load())
+        except ConfigError as error:
+            log.error("event=not_reloaded error=%r", str(error))
+        else:
+            for key in ignored:
+                log.warning("event=needs_restart key=%s", key)
+            self._config = config
+            logging.getLogger().setLevel(config.log.level.upper())
+            save(config, config.runtime / "config.json")
+            await self._tell_tokenizer(wire.Reload())
+            log.info("event=reloaded")
+        notify("READY=1")
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -100,6 +100,13 @@ class BlockingInbox(Generic[T]):
         message: T = self._decoder.decode(self._socket.recv())
         return message
 
+    def poll(self, timeout_s: float) -> bool:
+        """Whether there is a message, waiting so long for one."""
+        return bool(self._socket.poll(int(timeout_s * 1000)))
+
+    def close(self) -> None:
+        self._socket.close()
+
 
 class BlockingOutbox(Generic[T]):
     """Sends to one `Inbox` (blocking). Not shared between threads.

@@ -5,6 +5,15 @@ from __future__ import annotations
 import os
 import socket
 
+TICK_AT_LEAST_S = 0.05
+
+
+def watchdog_s() -> float:
+    """How often systemd wants to hear that the daemon lives; infinity if it does not."""
+    own = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    asked = os.environ.get("WATCHDOG_USEC", "")
+    return max(TICK_AT_LEAST_S, int(asked) / 1e6) if own and asked.isdecimal() else float("inf")
+
 
 def notify(*assignments: str) -> None:
     """Send `READY=1`, `STATUS=...` and the like to $NOTIFY_SOCKET, if there is one."""

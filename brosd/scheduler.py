@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+from msgspec import structs
 
 from bros.brosd.cost import CostModel, Load
 from bros.brosd.latency import Latencies
@@ -25,6 +27,7 @@ from bros.brosd.wire import (
     FinishReason,
     Fresh,
     KvStats,
+    Logprobs,
     Sample,
     StepPlan,
     pack_ids,
@@ -247,7 +250,9 @@ class Scheduler:
         if flight.num_tokens * 2 > self.limits.max_batch_tokens:  # prefill, not a few decodes
             self.costs.note_compute((elapsed_s - copy_s) / flight.num_tokens)
 
-    def complete(self, step: int, tokens: Iterable[int]) -> Emit | None:
+    def complete(
+        self, step: int, tokens: Iterable[int], logprobs: Sequence[Logprobs] = ()
+    ) -> Emit | None:
         """Take the sampled tokens of iteration `step`; ValueError if that is not in flight."""
         if self._flight is None or self._flight.step != step:
             raise ValueError(f"iteration {step} is not in flight")
@@ -256,11 +261,15 @@ class Scheduler:
         rids: list[int] = []
         emitted: list[int] = []
         reasons: list[FinishReason] = []
+        told: list[Logprobs] = []
+        by_index = {item.index: item for item in logprobs}
         now_s = self.clock()
-        for request, token in zip(sampled, tokens, strict=True):
+        for index, (request, token) in enumerate(zip(sampled, tokens, strict=True)):
             if request.aborted:
                 continue
             self.latencies.token(request, now_s)
+            if item := by_index.get(index):
+                told.append(structs.replace(item, index=len(rids)))
             if request.first_s is None:
                 request.first_s = now_s
             request.last_s = now_s
@@ -274,7 +283,7 @@ class Scheduler:
         for chunk in chunks:
             if chunk.request.aborted and chunk.request.row is not None:
                 self._leave(chunk.request)
-        return Emit(rids, pack_ids(emitted), reasons) if rids else None
+        return Emit(rids, pack_ids(emitted), reasons, told) if rids else None
 
     def _finish(self, request: Request) -> None:
         counters = self.counters[request.klass]

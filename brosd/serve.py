@@ -17,8 +17,11 @@ import uvloop
 
 from bros.brosd.child import setup_logging
 from bros.brosd.config import Config
-from bros.brosd.daemon import Daemon, DaemonError
+from bros.brosd.daemon import Daemon, DaemonError, Load
 from bros.brosd.instance import InstanceError, instance, make_folders, running_pid
+from bros.brosd.keys import KeyFileError as KeyFileError
+from bros.brosd.keys import Keys
+from bros.brosd.keys import check_keys as check_keys
 from bros.brosd.notify import notify
 
 log = logging.getLogger(__name__)
@@ -44,13 +47,17 @@ def fetch_model(config: Config) -> Path:
     return Path(done.stdout.strip())
 
 
-def serve(config: Config) -> None:
-    """Run the daemon in this process until it is told to stop. ServeError if it cannot."""
+def serve(config: Config, load: Load) -> None:
+    """Run the daemon in this process until it is told to stop. ServeError if it cannot.
+
+    `load` reads the configuration again, for SIGHUP.
+    """
     setup_logging(config.log.level, "brosd")
     try:
         with instance(config):
-            uvloop.run(Daemon(config, fetch_model(config)).run())
-    except (DaemonError, InstanceError, ServeError) as error:
+            check_keys(config)
+            uvloop.run(Daemon(config, fetch_model(config), load).run())
+    except (DaemonError, InstanceError, KeyFileError, ServeError) as error:
         notify(f"STATUS=failed: {error}")
         raise ServeError(str(error)) from None
 
@@ -64,7 +71,8 @@ def serve_detached(config: Config, arguments: Sequence[str]) -> int:
         raise ServeError(f"a daemon is running already (process {pid}): see 'brosd status'")
     try:
         make_folders(config)
-    except InstanceError as error:
+        check_keys(config)
+    except (InstanceError, KeyFileError) as error:
         raise ServeError(str(error)) from None
     fetch_model(config)  # here, where its progress can be seen
     address = f"bros-{os.getpid()}-{secrets.token_hex(8)}"
@@ -99,6 +107,23 @@ def _wait_ready(process: subprocess.Popen[bytes], inbox: socket.socket, log_path
             return
         for line in lines:
             reason = line.removeprefix("STATUS=failed: ") if "failed: " in line else reason
+
+
+def keys_of(config: Config) -> Keys:
+    """The API keys of the configured state folder. ServeError if they cannot be read."""
+    try:
+        make_folders(config)
+        return Keys(config.state)
+    except (InstanceError, KeyFileError) as error:
+        raise ServeError(str(error)) from None
+
+
+def reload(config: Config) -> None:
+    """Have the daemon read its configuration again. ServeError if none runs."""
+    pid = running_pid(config.runtime)
+    if pid is None:
+        raise ServeError(f"no daemon runs in {config.runtime}: start it with 'brosd start'")
+    os.kill(pid, signal.SIGHUP)
 
 
 def stop(config: Config, *, now: bool = False) -> bool:

@@ -59,6 +59,7 @@ class Supervisor:
         self._post = post
         self._watchers: set[asyncio.Task[None]] = set()
         self.children: dict[str, Child] = {}
+        self._looked_s = time.monotonic()
 
     async def start(self, child: Child) -> None:
         """Start the next incarnation of a child."""
@@ -101,6 +102,11 @@ class Supervisor:
     def kill_hung(self) -> None:
         """Kill children whose heartbeat stopped, or which do not get ready."""
         now_s = time.monotonic()
+        if now_s - self._looked_s > self._limits.hang_timeout_s / 2:
+            # We slept ourselves, and what they sent meanwhile is still to be read.
+            for child in self.children.values():
+                child.beat_s = now_s
+        self._looked_s = now_s
         for child in self.children.values():
             silent_s, age_s = now_s - child.beat_s, now_s - child.started_s
             late = not child.ready and age_s > self._limits.start_timeout_s

@@ -58,6 +58,17 @@ class Sampling(Part):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int = 0
+    logprobs: int | None = None  # how many likeliest tokens to tell with each; None: no logprobs
+    grammar: str = ""  # llguidance's; the tokens that it does not allow are not drawn
+
+
+class Logprobs(Part):
+    """Natural log probabilities: of the token at `index` of its message, and of the likeliest."""
+
+    index: int
+    logprob: float
+    top_ids: bytes
+    top: bytes  # float32
 
 
 # -- tokenizer, worker -> daemon ----------------------------------------------------------------
@@ -146,6 +157,7 @@ class StepDone(Message, tag="done"):
     elapsed_s: float
     copy_s: float = 0.0
     copy_bytes: int = 0
+    logprobs: list[Logprobs] = []
 
 
 ToDaemon = Hello | Geometry | Ready | Beat | Fault | Admit | Abort | StepDone
@@ -201,6 +213,7 @@ class Emit(Message, tag="emit"):
     rids: list[int]
     tokens: bytes
     finish: list[FinishReason]
+    logprobs: list[Logprobs] = []
 
 
 class Fail(Message, tag="fail"):
@@ -328,7 +341,11 @@ class Drain(Message, tag="drain"):
     """Refuse new work, put batch lines back into their job, finish what streams."""
 
 
-ToTokenizer = Emit | Fail | Stats | Drain | Stop
+class Reload(Message, tag="reload"):
+    """The configuration file of the runtime directory has changed: take what can change live."""
+
+
+ToTokenizer = Emit | Fail | Stats | Drain | Reload | Stop
 
 
 # -- client <-> tokenizer -----------------------------------------------------------------------
@@ -412,13 +429,21 @@ class JobStatus(Part):
     """State of a batch job, in OpenAI's words, and how far it is."""
 
     job: str
-    state: str  # validating, in_progress, completed, cancelled
+    # validating, in_progress, finalizing, completed, failed, expired, cancelling, cancelled
+    state: str
     created_s: float  # Unix time
     total: int
     completed: int
     failed: int
     prompt_tokens: int = 0
     output_tokens: int = 0
+    ended_s: float | None = None
+    expires_s: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there will be no more results."""
+        return self.state in ("completed", "failed", "expired", "cancelled")
 
 
 class JobPage(Message, tag="job_page"):
@@ -458,6 +483,16 @@ ToClient = Reply | JobAck | JobPage | Jobs | Status | Refused
 def pack_ids(ids: Sequence[int] | npt.NDArray[np.integer]) -> bytes:
     """Integers as little-endian int32 bytes."""
     return np.asarray(ids, dtype="<i4").tobytes()
+
+
+def pack_floats(values: Sequence[float] | npt.NDArray[np.floating]) -> bytes:
+    """Numbers as little-endian float32 bytes."""
+    return np.asarray(values, dtype="<f4").tobytes()
+
+
+def unpack_floats(data: bytes) -> npt.NDArray[np.float32]:
+    """The inverse of `pack_floats`: a read-only float32 array that shares `data`."""
+    return np.frombuffer(data, dtype="<f4")
 
 
 def unpack_ids(data: bytes) -> npt.NDArray[np.int32]:

@@ -94,6 +94,29 @@ def watch(
 
 
 @batch.command()
+def show(job: Job, json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Show how far a job is."""
+    from bros.cli.batch import show as run
+
+    run(target(config, set_), job, json=json)
+
+
+@batch.command()
+def results(
+    job: Job,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="Write them there; default: stdout.")
+    ] = None,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Write the results that a job has so far."""
+    from bros.cli.batch import results as run
+
+    run(target(config, set_), job, output)
+
+
+@batch.command()
 def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
     """Stop a job. Results it has already stay.
 
@@ -151,6 +174,17 @@ def top(
     from bros.cli.top.command import top as run
 
     run(target(config, set_), interval, once=once, json=json)
+
+
+@app.command()
+def doctor(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Check installation, machine and daemon; exit code 1 if something is wrong.
+
+    Example: bros doctor
+    """
+    from bros.cli.doctor import doctor as run
+
+    raise typer.Exit(run(target(config, set_), json=json))
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bros.cli.follow import OVER, follow, open_output
+from bros.cli.follow import follow, open_output
 from bros.cli.progress import Meter
 from bros.cli.render import show_jobs
 from bros.cli.target import Target
@@ -22,10 +22,26 @@ def watch(target: Target, job: str, output: str | None) -> int:
             return follow(client, target, job, output, sink, Meter(new_job=False))
 
 
+def show(target: Target, job: str, *, json: bool) -> None:
+    """One job and how far it is."""
+    with target.connect() as client:
+        show_jobs([client.fetch(job).status], json=json)
+
+
+def results(target: Target, job: str, output: str | None) -> None:
+    """Write the results that there are so far, without waiting for more."""
+    with target.connect() as client:
+        page = client.fetch(job)
+        with open_output(output or "-") as sink:
+            while page.results and sink is not None:
+                sink.writelines(line + b"\n" for line in page.results)
+                page = client.fetch(job, page.next)
+
+
 def cancel(target: Target, job: str) -> None:
     """Stop a job and say how far it was."""
     with target.connect() as client:
         status = client.cancel_job(job)
     done = status.completed + status.failed
-    state = status.state if status.state in OVER else f"still {status.state}"
+    state = status.state if status.is_over else f"still {status.state}"
     print(f"{job} is {state}: {done} of {status.total} lines are done")

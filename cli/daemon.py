@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +41,10 @@ def start(
     if model is not None:
         local = Path(model).expanduser()
         overrides.append(f"model.name={local.resolve() if local.exists() else model}")
-    settings = target(config, overrides).load()
+    chosen = target(config, overrides)
+    settings = chosen.load()
     if not detach:
-        serve(settings)
+        serve(settings, chosen.load)
         return
     arguments = [f"--set={override}" for override in overrides]
     if config is not None:
@@ -53,6 +55,14 @@ def start(
         f"brosd is ready (process {pid}): http://{server.host}:{server.port}, "
         f"log {settings.state / 'brosd.log'}"
     )
+
+
+@app.command()
+def reload(config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Have the daemon read its configuration and its API keys again."""
+    from bros.brosd.serve import reload as reload_daemon
+
+    reload_daemon(target(config, set_).load())
 
 
 @app.command()
@@ -113,6 +123,37 @@ def check_config(
         for key, setting in keys:
             name = f"{section}.{key}" if key else section
             typer.echo(f"{name} = {msgspec.json.encode(setting).decode()}")
+
+
+key = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+app.add_typer(key, name="key")
+KeyName = Annotated[str, typer.Argument(help="Who uses it.")]
+
+
+@key.command("create")
+def create_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Make an API key and print it: it is shown this once."""
+    from bros.brosd.serve import keys_of
+
+    typer.echo(keys_of(target(config, set_).load()).create(name))
+
+
+@key.command("list")
+def list_keys(config: ConfigFile = None, set_: Overrides = None) -> None:
+    """List the names of the API keys."""
+    from bros.brosd.serve import keys_of
+
+    for known in keys_of(target(config, set_).load()).all:
+        created = time.strftime("%Y-%m-%d", time.localtime(known.created_s))
+        typer.echo(f"{created}  {known.name}")
+
+
+@key.command("revoke")
+def revoke_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
+    """Revoke an API key; 'brosd reload' makes a running daemon know."""
+    from bros.brosd.serve import keys_of
+
+    keys_of(target(config, set_).load()).revoke(name)
 
 
 def main() -> None:

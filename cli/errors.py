@@ -35,11 +35,15 @@ def guarded(app: Callable[[], object]) -> int:
 def _exit_code(error: Exception) -> int | None:
     from bros.brosd.api import ClientError
     from bros.brosd.config import ConfigError
-    from bros.brosd.serve import ServeError
+    from bros.brosd.serve import KeyFileError, ServeError
 
     if isinstance(error, ConfigError):
         return 2
-    return 1 if isinstance(error, InputError | ClientError | ServeError | OSError) else None
+    return (
+        1
+        if isinstance(error, InputError | ClientError | KeyFileError | ServeError | OSError)
+        else None
+    )
 
 
 def one_line(error: Exception) -> str:

@@ -14,8 +14,6 @@ from bros.cli.render import count
 from bros.cli.results import Tally, show_table
 from bros.cli.target import Target
 
-OVER = ("completed", "cancelled")
-
 
 @contextmanager
 def open_output(output: str | None) -> Iterator[BinaryIO | None]:
@@ -74,7 +72,7 @@ def _pages(client: Client, job: str, sink: BinaryIO | None) -> Iterator[JobPage]
             sink.writelines(line + b"\n" for line in page.results)
             sink.flush()
         yield page
-        if page.status.state in OVER and not page.results:
+        if page.status.is_over and not page.results:
             return
 
 
@@ -95,7 +93,7 @@ def _summary(status: JobStatus, meter: Meter, output: str | None) -> int:
         _say(f"results: {output}")
     if done < status.total:
         missing = count(status.total - done, "line")
-        _say(f"error: {status.job} was cancelled: {missing} without result")
+        _say(f"error: {status.job} is {status.state}: {missing} without result")
         return 1
     if status.failed:
         _say("the reason is in the result of each failed line")

@@ -14,8 +14,9 @@ from typing import Any, BinaryIO, TextIO
 
 import msgspec
 
+from bros.brosd.lines import MAX_LINE_BYTES
 from bros.cli.errors import InputError
-from bros.cli.lines import MAX_LINE_BYTES, open_lines
+from bros.cli.lines import open_lines
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "text")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".txt": "text"}

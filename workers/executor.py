@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from llguidance import LLMatcher
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
@@ -21,7 +22,8 @@ from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
 from bros.workers.forward import make_forward
-from bros.workers.sampler import Draw, sample
+from bros.workers.grammar import Grammars
+from bros.workers.sampler import Choice, Draw, choose, sample
 from bros.workers.shape import ModelShape
 
 DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -36,13 +38,15 @@ class Row:
     length: int
     num_prompt: int
     sampling: Sampling
+    matcher: LLMatcher | None = None  # the state of its grammar
 
     def append(self, token: int) -> None:
         self.tokens[self.length] = token
         self.length += 1
 
     def draw(self) -> Draw:
-        return Draw(self.sampling, self.tokens[: self.length], self.num_prompt)
+        known = self.tokens[: self.length]
+        return Draw(self.sampling, known, self.num_prompt, self.matcher)
 
 
 def _attend(
@@ -82,6 +86,7 @@ class Executor:
             local_files_only=True,
         ).eval()
         self._run = make_forward(model, config.worker.quantize)
+        self._grammars = Grammars(folder, self.shape.vocab_size)
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None
@@ -154,10 +159,10 @@ class Executor:
             raise RuntimeError("attach() first")
         return self._checkpoints.run(self._view.copies[: plan.num_copies])
 
-    def step(self, plan: StepPlan) -> list[int]:
-        """Run one iteration; the sampled ids, in plan order, of the rows that sampled."""
+    def step(self, plan: StepPlan) -> Choice:
+        """Run one iteration; what the rows that sampled have sampled, in plan order."""
         if not plan.rows:
-            return []
+            return Choice([], [])
         for fresh in plan.fresh:
             self._rows[fresh.row] = self._known(fresh)
         rows, starts, counts = (
@@ -173,17 +178,19 @@ class Executor:
         last = batch.offsets[1:][sampling] - 1
         logits = self._forward(ids, batch, last)
         sampled = [row for row, samples in zip(known, sampling, strict=True) if samples]
-        tokens: list[int] = sample(logits, [row.draw() for row in sampled]).tolist()
-        for row, token in zip(sampled, tokens, strict=True):
+        choice = choose(logits, [row.draw() for row in sampled])
+        for row, token in zip(sampled, choice.tokens, strict=True):
             if row.length < len(row.tokens):
                 row.append(token)
-        return tokens
+        return choice
 
     def _known(self, fresh: Fresh) -> Row:
         tokens = np.empty(self._max_len, np.int32)
         known = unpack_ids(fresh.tokens)
         tokens[: len(known)] = known
-        return Row(tokens, len(known), fresh.num_prompt, fresh.sampling)
+        output = known[fresh.num_prompt :]
+        matcher = self._grammars.matcher(fresh.sampling.grammar, output)
+        return Row(tokens, len(known), fresh.num_prompt, fresh.sampling, matcher)
 
     def _batch(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> AttentionBatch:
         """Read the rows' blocks from the shared table, which the plan says are in place."""

@@ -99,13 +99,14 @@ class Worker:
                 case StepPlan() as plan:
                     began_s = time.monotonic()
                     copied = executor.copy(plan)
-                    tokens = executor.step(plan)
+                    choice = executor.step(plan)
                     self._outbox.send(
                         StepDone(
                             worker=identity.index,
                             generation=identity.generation,
                             step=plan.step,
-                            tokens=pack_ids(tokens),
+                            tokens=pack_ids(choice.tokens),
+                            logprobs=choice.logprobs,
                             elapsed_s=time.monotonic() - began_s,
                             copy_s=copied.seconds,
                             copy_bytes=copied.num_bytes,

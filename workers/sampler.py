@@ -13,8 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from llguidance import LLMatcher
 
-from bros.brosd.wire import Sampling
+from bros.brosd.wire import Logprobs, Sampling
+from bros.workers.grammar import advance, restrict
+from bros.workers.logprobs import Observed
 
 MASK_64 = 2**64 - 1
 SHORTLIST = 1024  # likeliest tokens that are tried before the whole vocabulary is sorted
@@ -27,6 +30,26 @@ class Draw:
     sampling: Sampling
     tokens: np.ndarray  # (known,), int32
     num_prompt: int
+    matcher: LLMatcher | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tokens that an iteration's rows sampled, and what is told of some."""
+
+    tokens: list[int]
+    logprobs: list[Logprobs]
+
+
+@torch.inference_mode()  # as the logits are made; else they could not be changed in place
+def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
+    """The next token of each row. Changes `logits` (rows, vocabulary), and the grammars' states."""
+    observed = Observed(logits, [draw.sampling for draw in draws])
+    matchers = [draw.matcher for draw in draws]
+    restrict(logits, matchers)
+    tokens: list[int] = sample(logits, draws).tolist()
+    advance(matchers, tokens)
+    return Choice(tokens, observed.of(tokens))
 
 
 def sample(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:

@@ -15,8 +15,9 @@ import zmq
 from bros.brosd import config as configuration
 from bros.brosd.child import die_with_parent, setup_logging, start_heartbeat
 from bros.brosd.link import BlockingOutbox, encode, ipc
-from bros.brosd.tokenizer.jobs import StoreError
-from bros.brosd.tokenizer.process import PEER, ListenError, run
+from bros.brosd.tokenizer.database import StoreError
+from bros.brosd.tokenizer.process import PEER, run
+from bros.brosd.tokenizer.server import ListenError
 from bros.brosd.tokenizer.text import Codec, TextError
 from bros.brosd.wire import Fault, Hello, ToDaemon
 

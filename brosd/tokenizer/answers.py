@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from bros.brosd.tokenizer.engine import Delta
-
-Json = dict[str, Any]
+from bros.brosd.tokenizer.errors import Json
+from bros.brosd.tokenizer.logprobs import CompletionLogprobs, chat_logprobs
+from bros.brosd.tokenizer.tools import ToolText
 
 
 def usage(num_prompt: int, num_output: int) -> Json:
@@ -23,11 +25,17 @@ def usage(num_prompt: int, num_output: int) -> Json:
 
 @dataclass
 class Answer(ABC):
-    """One answer in the making. `prompts` are the token ids of each choice's prompt."""
+    """One answer in the making. `prompts` are the token ids of each choice's prompt.
+
+    A prompt that has `n` choices counts once. `tools` are the names of what may be called.
+    """
 
     model: str
     service_tier: str
     prompts: list[list[int]]
+    token_bytes: Callable[[int], bytes]
+    n: int = 1
+    tools: frozenset[str] = frozenset()
     with_token_ids: bool = False
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
@@ -41,7 +49,7 @@ class Answer(ABC):
 
     @property
     def num_prompt(self) -> int:
-        return sum(len(prompt) for prompt in self.prompts)
+        return sum(len(prompt) for prompt in self.prompts[:: self.n])
 
     def whole(self, choices: list[Delta], num_output: int) -> Json:
         """The answer of a request that does not stream: all text of choice i in `choices[i]`."""
@@ -78,8 +86,12 @@ class Answer(ABC):
             "choices": choices,
         }
 
+    @abstractmethod
+    def logprobs(self, delta: Delta) -> Json | None:
+        """The log probabilities of a choice's new tokens."""
+
     def _choice(self, delta: Delta, content: Json) -> Json:
-        choice: Json = {"index": delta.index, **content, "logprobs": None}
+        choice: Json = {"index": delta.index, **content, "logprobs": self.logprobs(delta)}
         choice["finish_reason"] = delta.finish
         if self.with_token_ids:
             choice["token_ids"] = delta.tokens
@@ -93,6 +105,13 @@ class ChatAnswer(Answer):
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._texts = [ToolText(self.tools) for _ in self.prompts] if self.tools else []
+
+    def logprobs(self, delta: Delta) -> Json | None:
+        return chat_logprobs(delta.logprobs, self.token_bytes)
+
     def whole(self, choices: list[Delta], num_output: int) -> Json:
         return super().whole(choices, num_output) | self._prompt_ids()
 
@@ -105,11 +124,33 @@ class ChatAnswer(Answer):
         return [self._frame(self.chunk_object, choices) | self._prompt_ids()]
 
     def choice(self, delta: Delta) -> Json:
-        message = {"role": "assistant", "content": delta.text, "refusal": None}
-        return self._choice(delta, {"message": message})
+        text, calls = self._split(delta)
+        message: Json = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
+        return self._ended(self._choice(delta, {"message": message}), calls)
 
     def choice_delta(self, delta: Delta) -> Json:
-        return self._choice(delta, {"delta": {"content": delta.text} if delta.text else {}})
+        text, calls = self._split(delta)
+        content: Json = {"content": text} if text else {}
+        if calls:
+            content["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+        return self._ended(self._choice(delta, {"delta": content}), calls)
+
+    def _split(self, delta: Delta) -> tuple[str, list[Json]]:
+        """The text of a delta without calls, and at the end the calls."""
+        if not self._texts:
+            return delta.text, []
+        text = self._texts[delta.index].push(delta.text)
+        if not delta.finish:
+            return text, []
+        rest, calls = self._texts[delta.index].finish()
+        return text + rest, calls
+
+    def _ended(self, choice: Json, calls: list[Json]) -> Json:
+        if calls and choice["finish_reason"] == "stop":
+            choice["finish_reason"] = "tool_calls"
+        return choice
 
     def _prompt_ids(self) -> Json:
         return {"prompt_token_ids": self.prompts[0]} if self.with_token_ids else {}
@@ -121,6 +162,13 @@ class CompletionAnswer(Answer):
     id_prefix = "cmpl"
     whole_object = "text_completion"
     chunk_object = "text_completion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._logprobs = [CompletionLogprobs(self.token_bytes) for _ in self.prompts]
+
+    def logprobs(self, delta: Delta) -> Json | None:
+        return self._logprobs[delta.index].add(delta.logprobs)
 
     def opening(self) -> list[Json]:
         """Only if token ids are wanted: those of the prompts."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from bros.brosd.tokenizer.errors import ApiError, invalid
-from bros.brosd.tokenizer.jobs import Line, Outcome, custom_id_of
+from bros.brosd.tokenizer.job import Line, Outcome, custom_id_of
 from bros.brosd.tokenizer.openai_api import URLS
 from bros.brosd.tokenizer.parsing import parse
 
@@ -40,6 +40,8 @@ def read(line: Line) -> BatchLine:
     batch_line = parse(line.content, _line_decoder)
     if batch_line.url not in URLS:
         raise invalid("url", f"not one of {', '.join(URLS)}")
+    if line.endpoint not in (None, batch_line.url):
+        raise invalid("url", f"the batch was created for {line.endpoint}", "mismatched_url")
     if line.is_duplicate:
         problem = f"an earlier line of the job is '{batch_line.custom_id}' too"
         raise invalid("custom_id", problem, "duplicate_custom_id")
@@ -69,6 +71,14 @@ def failed(line: Line, custom_id: str, error: ApiError) -> Outcome:
 def unreadable(line: Line, error: ApiError) -> Outcome:
     """The line holds no request."""
     content = {"code": error.code, "message": error.message, "param": error.param}
+    result = _output(custom_id_of(line.content), None, content)
+    return Outcome(line.job, line.number, result, ok=False)
+
+
+def expired(line: Line) -> Outcome:
+    """The job's time was up before the line was done."""
+    message = "The completion window of the batch ended before this request was executed"
+    content = {"code": "batch_expired", "message": message, "param": None}
     result = _output(custom_id_of(line.content), None, content)
     return Outcome(line.job, line.number, result, ok=False)
 

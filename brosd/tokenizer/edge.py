@@ -20,8 +20,8 @@ import zmq.asyncio
 from bros.brosd.link import HIGH_WATER_MARK, encode, ipc
 from bros.brosd.tokenizer.engine import Engine
 from bros.brosd.tokenizer.errors import ApiError
-from bros.brosd.tokenizer.jobs import JobError
-from bros.brosd.tokenizer.keeper import Keeper
+from bros.brosd.tokenizer.job import JobError
+from bros.brosd.tokenizer.keeper import DiskFullError, Keeper
 from bros.brosd.tokenizer.openai_api import Api
 from bros.brosd.tokenizer.runner import Runner
 from bros.brosd.wire import (
@@ -138,6 +138,8 @@ class Edge:
             return await self._look_up(message)
         except JobError as error:
             return Refused(message.rid, error.code, str(error))
+        except DiskFullError as error:
+            return Refused(message.rid, "disk_full", str(error))
         except sqlite3.Error as error:
             log.exception("event=jobs_failed")
             return Refused(message.rid, "storage_failed", f"batch jobs cannot be stored: {error}")
@@ -155,11 +157,11 @@ class Edge:
             case JobFetch():
                 return JobPage(rid, *await self._keeper.fetch(message.job, message.after))
             case JobCancel():
-                job, status = await self._keeper.cancel(message.job)
-                await self._runner.cancel(job)
+                await self._runner.cancel(message.job)
+                status = await self._keeper.call(self._keeper.jobs.status, message.job)
                 return JobPage(rid, status, results=[], next=0)
             case JobList():
-                return Jobs(rid, await self._keeper.statuses())
+                return Jobs(rid, await self._keeper.call(self._keeper.jobs.statuses))
             case _:
                 return Status(rid, self._engine.stats)
 

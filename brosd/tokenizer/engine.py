@@ -21,6 +21,7 @@ from bros.brosd.wire import (
     Emit,
     Fail,
     FinishReason,
+    Logprobs,
     Message,
     Sampling,
     Slo,
@@ -64,6 +65,7 @@ class Delta:
     text: str
     tokens: list[int]
     finish: str | None = None
+    logprobs: list[tuple[int, Logprobs]] = field(default_factory=list)  # with their tokens
 
 
 class Generation:
@@ -82,12 +84,15 @@ class Generation:
         self._text = TextStream(decode, submission.stops)
         self._pieces: list[str] = []
         self._tokens: list[int] = []
+        self._logprobs: list[tuple[int, Logprobs]] = []
         self.num_tokens = 0
 
-    def push(self, token: int, finish: FinishReason) -> bool:
+    def push(self, token: int, finish: FinishReason, told: Logprobs | None) -> bool:
         """Take a token; True if a stop string was found, so that no more are wanted."""
         self.num_tokens += 1
         self._tokens.append(token)
+        if told is not None:
+            self._logprobs.append((token, told))
         if finish is not FinishReason.STOP:  # the token that ends an answer has no text
             self._pieces.append(self._text.push(token))
         if finish is not FinishReason.NONE and not self._text.stopped:
@@ -104,8 +109,9 @@ class Generation:
         self._post(error)
 
     def _flush(self, finish: str | None) -> None:
-        self._post(Delta(self._index, "".join(self._pieces), self._tokens, finish))
-        self._pieces, self._tokens = [], []
+        text = "".join(self._pieces)
+        self._post(Delta(self._index, text, self._tokens, finish, self._logprobs))
+        self._pieces, self._tokens, self._logprobs = [], [], []
 
 
 @dataclass
@@ -183,9 +189,10 @@ class Engine:
     async def on_emit(self, emit: Emit) -> None:
         """Hand tokens to their requests. A request that nobody here knows is aborted."""
         tokens = unpack_ids(emit.tokens).tolist()
+        told = {emit.rids[item.index]: item for item in emit.logprobs}
         for rid, token, finish in zip(emit.rids, tokens, emit.finish, strict=True):
             generation = self._live.get(rid)
-            unwanted = generation is None or generation.push(token, finish)
+            unwanted = generation is None or generation.push(token, finish, told.get(rid))
             if unwanted or finish is not FinishReason.NONE:
                 self._live.pop(rid, None)
             if unwanted and finish is FinishReason.NONE:

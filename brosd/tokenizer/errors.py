@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
+
+Json = dict[str, Any]
 
 RETRY_AFTER_S = 1
+KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -24,12 +28,12 @@ class ApiError(Exception):
     @property
     def kind(self) -> str:
         """OpenAI's `type` of the error."""
-        if self.status == 429:
-            return "rate_limit_error"
+        if self.status in KINDS:
+            return KINDS[self.status]
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Json:
         error = {
             "message": self.message,
             "type": self.kind,
@@ -72,3 +76,9 @@ def starting() -> ApiError:
 def internal() -> ApiError:
     message = "The server failed on this request; its log says why"
     return ApiError(500, message, code="internal_error")
+
+
+def error_response(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    """An error as an HTTP response."""
+    headers = {**error.headers, **(headers or {})}
+    return Response(error.body, error.status, headers, media_type="application/json")

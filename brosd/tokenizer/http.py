@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
@@ -12,14 +14,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from bros.brosd.config import ServerConfig
+from bros.brosd.tokenizer.body import read_body
 from bros.brosd.tokenizer.engine import Engine
-from bros.brosd.tokenizer.errors import ApiError, no_such_url, too_large
+from bros.brosd.tokenizer.errors import ApiError, error_response, internal, no_such_url
+from bros.brosd.tokenizer.files import FileError
+from bros.brosd.tokenizer.http_batches import Batches, as_api_error
+from bros.brosd.tokenizer.job import JobError
+from bros.brosd.tokenizer.keeper import DiskFullError
 from bros.brosd.tokenizer.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
+from bros.brosd.tokenizer.openapi import document
+
+log = logging.getLogger(__name__)
 
 LINGER_S = 1.0
+STORE_ERRORS = (JobError, FileError, DiskFullError, OSError, sqlite3.Error)
 SSE_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -27,7 +39,7 @@ SSE_HEADERS = [
 ]
 
 
-def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
+def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -> Starlette:
     """The ASGI application."""
 
     async def models(request: Request) -> Response:
@@ -36,6 +48,10 @@ def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
     async def model(request: Request) -> Response:
         return JSONResponse(api.describe(request.path_params["model"]))
 
+    async def ready(request: Request) -> Response:
+        engine.check_open()
+        return JSONResponse({"status": "ready"})
+
     async def health(request: Request) -> Response:
         state = engine.stats.state if engine.stats else "starting"
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
@@ -43,33 +59,54 @@ def make_app(api: Api, engine: Engine, max_body_bytes: int) -> Starlette:
     async def metrics(request: Request) -> Response:
         return Response(render(engine.stats), media_type=CONTENT_TYPE)
 
-    posts = [
-        Route(url, Generate(api, url, max_body_bytes), methods=["POST"], name=url) for url in URLS
-    ]
+    async def tokenize(request: Request) -> Response:
+        return JSONResponse(await api.tokenize(await _body(request)))
+
+    async def detokenize(request: Request) -> Response:
+        return JSONResponse(await api.detokenize(await _body(request)))
+
+    async def _body(request: Request) -> bytes:
+        return await read_body(request, limits.max_body_bytes, limits.body_timeout_s)
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(document(api.model))
+
+    posts = [Route(url, Generate(api, url, limits), methods=["POST"], name=url) for url in URLS]
     return Starlette(
         routes=[
             *posts,
+            *batches.routes(),
             Route("/v1/models", models),
             Route("/v1/models/{model:path}", model),
             Route("/health", health),
+            Route("/ready", ready),
+            Route("/tokenize", tokenize, methods=["POST"]),
+            Route("/detokenize", detokenize, methods=["POST"]),
+            Route("/openapi.json", openapi),
             Route("/metrics", metrics),
         ],
-        exception_handlers={HTTPException: _on_http_error, ApiError: _on_api_error},
+        exception_handlers={
+            HTTPException: _on_http_error,
+            **dict.fromkeys((ApiError, *STORE_ERRORS), _on_api_error),
+            Exception: _on_crash,
+        },
     )
 
 
 class Generate:
     """The ASGI endpoint of one URL that generates text."""
 
-    def __init__(self, api: Api, url: str, max_body_bytes: int) -> None:
+    def __init__(self, api: Api, url: str, limits: ServerConfig) -> None:
         self._api = api
         self._url = url
-        self._max_body_bytes = max_body_bytes
+        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
-            body = await _read(request, self._max_body_bytes)
+            body = await read_body(
+                request, self._limits.max_body_bytes, self._limits.body_timeout_s
+            )
         except ClientDisconnect:
             return
         except ApiError as error:
@@ -81,12 +118,26 @@ class Generate:
         try:
             answer = await self._api.handle(self._url, body)
         except ApiError as error:
-            await _error_response(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
         if isinstance(answer, bytes):
             await Response(answer, media_type="application/json")(scope, receive, send)
         else:
-            await _send_events(answer, send)
+            await _send_events(answer, _bounded(send, self._limits.send_timeout_s))
+
+
+def _bounded(send: Send, timeout_s: float) -> Send:
+    """`send`, which gives a client up that does not read."""
+
+    async def bounded(message: Message) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await send(message)
+        except TimeoutError:
+            log.info("event=slow_client")
+            raise ClientDisconnect from None
+
+    return bounded
 
 
 async def _send_events(stream: EventStream, send: Send) -> None:
@@ -108,25 +159,13 @@ async def _send_events(stream: EventStream, send: Send) -> None:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
-    """The body; ApiError (413) as soon as it is clear that it is too large."""
-    if int(request.headers.get("content-length", 0)) > max_bytes:
-        raise too_large(max_bytes)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large(max_bytes)
-    return bytes(body)
-
-
 async def _refuse_body(error: ApiError, receive: Receive, send: Send) -> None:
     """Answer before the body has come, then close the connection.
 
     Many clients read only when they have sent all, and lose the answer if they are cut off before:
     so what they send is thrown away for a moment.
     """
-    response = _error_response(error, {"connection": "close"})
+    response = error_response(error, {"connection": "close"})
     start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
     await send(start)
     await send({"type": "http.response.body", "body": error.body, "more_body": True})
@@ -147,7 +186,7 @@ async def _while_connected(receive: Receive, work: Coroutine[Any, Any, None]) ->
         for task in (worker, watcher):
             task.cancel()
         results = await asyncio.gather(worker, watcher, return_exceptions=True)
-    if isinstance(results[0], Exception):
+    if isinstance(results[0], Exception) and not isinstance(results[0], ClientDisconnect):
         raise results[0]
 
 
@@ -156,15 +195,16 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _error_response(error: ApiError, headers: dict[str, str] | None = None) -> Response:
-    headers = {**error.headers, **(headers or {})}
-    return Response(error.body, error.status, headers, media_type="application/json")
-
-
 async def _on_api_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, ApiError):
+    known = error if isinstance(error, ApiError) else as_api_error(error)
+    if known is None:
         raise error
-    return _error_response(error)
+    return error_response(known)
+
+
+async def _on_crash(request: Request, error: Exception) -> Response:
+    """A mistake of ours; uvicorn logs its traceback."""
+    return error_response(internal())
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -172,7 +212,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     if error.status_code == 404:
-        return _error_response(no_such_url(request.url.path))
+        return error_response(no_such_url(request.url.path))
     message = f"{request.method} does not go with {request.url.path}"
     method = ApiError(error.status_code, message, param="method", code="wrong_method")
-    return _error_response(method, dict(error.headers or {}))
+    return error_response(method, dict(error.headers or {}))

@@ -10,12 +10,17 @@ from dataclasses import dataclass
 import msgspec
 
 from bros.brosd.config import Config
-from bros.brosd.tokenizer.answers import Answer, ChatAnswer, CompletionAnswer, Json
+from bros.brosd.tokenizer.answers import Answer, ChatAnswer, CompletionAnswer
 from bros.brosd.tokenizer.engine import Engine, Submission
-from bros.brosd.tokenizer.errors import ApiError, internal, no_such_url, too_large
+from bros.brosd.tokenizer.errors import ApiError, Json, internal, no_such_url, too_large
 from bros.brosd.tokenizer.parsing import parse
 from bros.brosd.tokenizer.prepare import Preparer
-from bros.brosd.tokenizer.schema import ChatRequest, CompletionRequest
+from bros.brosd.tokenizer.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 from bros.kv import Klass
 
 log = logging.getLogger(__name__)
@@ -26,6 +31,8 @@ URLS = (CHAT_URL, COMPLETIONS_URL)
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
 _completion_decoder = msgspec.json.Decoder(CompletionRequest)
+_tokenize_decoder = msgspec.json.Decoder(TokenizeRequest)
+_detokenize_decoder = msgspec.json.Decoder(DetokenizeRequest)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -69,6 +76,19 @@ class Api:
             "owned_by": "bros",
             "max_model_len": self._engine.max_len or None,
         }
+
+    async def tokenize(self, body: bytes) -> Json:
+        """The answer to POST /tokenize, as vLLM's."""
+        request = parse(body, _tokenize_decoder)
+        self._check_model(request.model or self.model)
+        ids = await self._preparer.tokenize(request)
+        return {"count": len(ids), "max_model_len": self._engine.max_len or None, "tokens": ids}
+
+    async def detokenize(self, body: bytes) -> Json:
+        """The answer to POST /detokenize."""
+        request = parse(body, _detokenize_decoder)
+        self._check_model(request.model or self.model)
+        return {"prompt": await self._preparer.detokenize(request)}
 
     async def handle(self, url: str, body: bytes) -> bytes | EventStream:
         """The answer to POST `url`."""
@@ -114,8 +134,12 @@ class Api:
     def _answer(
         self, request: ChatRequest | CompletionRequest, submissions: list[Submission]
     ) -> Answer:
+        tools = request.callable_tools if isinstance(request, ChatRequest) else []
         kind = ChatAnswer if isinstance(request, ChatRequest) else CompletionAnswer
         return kind(
+            token_bytes=self._preparer.token_bytes,
+            n=request.n or 1,
+            tools=frozenset(tool.function.name for tool in tools),
             model=self.model,
             service_tier="flex" if submissions[0].klass is Klass.BE else "default",
             prompts=[submission.prompt for submission in submissions],
@@ -138,7 +162,7 @@ class Api:
                 async for delta in run:
                     while opening:
                         yield _encode(opening.pop(0) | extra)
-                    if delta.text or delta.finish or answer.with_token_ids:
+                    if delta.text or delta.finish or delta.logprobs or answer.with_token_ids:
                         yield _encode(answer.chunk(delta) | extra)
                 if with_usage:
                     yield _encode(answer.closing(run.num_tokens))

@@ -5,72 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import uvicorn
-from starlette.applications import Starlette
-
-from bros.brosd.config import Config, ServerConfig
+from bros.brosd.config import Config, restore
+from bros.brosd.keys import KeyFileError, Keys, are_required
 from bros.brosd.link import Inbox, Outbox
+from bros.brosd.tokenizer.caretaker import Caretaker
 from bros.brosd.tokenizer.edge import Edge
 from bros.brosd.tokenizer.engine import Engine
+from bros.brosd.tokenizer.guard import Guard
 from bros.brosd.tokenizer.http import make_app
+from bros.brosd.tokenizer.http_batches import Batches
 from bros.brosd.tokenizer.keeper import Keeper
 from bros.brosd.tokenizer.openai_api import Api
 from bros.brosd.tokenizer.prepare import Preparer
 from bros.brosd.tokenizer.runner import Runner
+from bros.brosd.tokenizer.server import HttpServer, listen
 from bros.brosd.tokenizer.text import Codec
-from bros.brosd.wire import Drain, Emit, Fail, Ready, Stats, Stop, ToDaemon, ToTokenizer
+from bros.brosd.wire import Drain, Emit, Fail, Ready, Reload, Stats, Stop, ToDaemon, ToTokenizer
 
 log = logging.getLogger(__name__)
 
 PEER = "tokenizer"
-BACKLOG = 2048
-KEEP_ALIVE_S = 75  # longer than the usual connection pool of a client
-LAST_ANSWERS_S = 2  # for what streams when the process is told to stop
-
-
-class ListenError(RuntimeError):
-    """The HTTP address cannot be had; the text says which setting to change."""
-
-
-def listen(server: ServerConfig) -> socket.socket:
-    """A listening socket at the configured address. Raises ListenError."""
-    host, port = server.host, server.port
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise ListenError(
-            f"cannot listen on {host} port {port}: {error.strerror}; choose another port with "
-            "--set server.port=8001, or another address with --set server.host=127.0.0.1"
-        ) from None
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn, which leaves signals to the daemon."""
-
-    def __init__(self, app: Starlette) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=LAST_ANSWERS_S,
-            )
-        )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Process:
@@ -88,7 +43,16 @@ class Process:
         api = Api(config, self._engine, self._preparer)
         self._runner = Runner(keeper, api, self._engine, config.batch.window)
         self._edge = Edge(runtime / "client.sock", api, self._engine, keeper, self._runner)
-        self._http = HttpServer(make_app(api, self._engine, config.server.max_body_bytes))
+        self._caretaker = Caretaker(keeper, self._runner)
+        batches = Batches(
+            keeper, self._runner, api, config.batch.max_file_bytes, config.server.body_timeout_s
+        )
+        self._guard = Guard(
+            make_app(api, self._engine, batches, config.server),
+            Keys(config.state) if are_required(config) else None,
+            config.server.max_requests_per_key,
+        )
+        self._http = HttpServer(self._guard, config.server.header_timeout_s)
 
     async def run(self) -> None:
         """Serve until told to stop. Raises ListenError."""
@@ -99,6 +63,7 @@ class Process:
         gc.freeze()  # the vocabulary stays: no collection needs to walk it again
         async with asyncio.TaskGroup() as tasks:
             jobs = tasks.create_task(self._runner.run())
+            care = tasks.create_task(self._caretaker.run())
             edge = tasks.create_task(self._edge.run())
             http = tasks.create_task(self._http.serve(sockets=[http_socket]))
             await self._daemon.send(Ready(PEER, self._generation))
@@ -109,6 +74,7 @@ class Process:
             self._http.should_exit = True
             await asyncio.wait({http})
             edge.cancel()
+            care.cancel()
         await self._keeper.close()
         self._preparer.close()
         self._edge.close()
@@ -127,11 +93,26 @@ class Process:
                     log.info("event=draining")
                     self._engine.drain()
                     jobs.cancel()
+                case Reload():
+                    self._reload()
                 case Stop():
                     return
+
+    def _reload(self) -> None:
+        """Take from the daemon's configuration what may change while it runs; and the keys."""
+        config = restore(self._config.runtime / "config.json")
+        logging.getLogger().setLevel(config.log.level.upper())
+        self._preparer.slo = config.slo
+        self._guard.max_requests_per_key = config.server.max_requests_per_key
+        if self._guard.keys is not None:
+            try:
+                self._guard.keys = Keys(config.state)
+            except KeyFileError as error:
+                log.error("event=keys_not_reloaded error=%r", str(error))
+        log.info("event=reloaded")
 
 
 async def run(config: Config, generation: int, codec: Codec) -> None:
     """Run the process on a loaded tokenizer."""
-    keeper = await Keeper.open(config.state / "jobs.sqlite3")
+    keeper = await Keeper.open(config.state, config.batch)
     await Process(config, generation, codec, keeper).run()

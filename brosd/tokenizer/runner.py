@@ -8,7 +8,7 @@ import logging
 from bros.brosd.tokenizer import batch_line
 from bros.brosd.tokenizer.engine import Engine
 from bros.brosd.tokenizer.errors import ApiError
-from bros.brosd.tokenizer.jobs import Line, Outcome
+from bros.brosd.tokenizer.job import Line, Outcome
 from bros.brosd.tokenizer.keeper import Keeper
 from bros.brosd.tokenizer.openai_api import Api
 
@@ -42,14 +42,21 @@ class Runner:
         finally:
             await _cancel(list(self._lines))
 
-    async def cancel(self, job: int) -> None:
-        """Stop the lines of a job that is cancelled in the store."""
+    async def cancel(self, name: str) -> None:
+        """Stop a job; what is done stays. JobError if there is none."""
+        job, _ = await self._keeper.call(self._keeper.jobs.cancel, name)
+        await self.abandon(job)
+        await self._keeper.call(self._keeper.jobs.end_cancelled, job)
+        self._keeper.notify()
+
+    async def abandon(self, job: int) -> None:
+        """Stop the lines of a job that does not run any more, as the store has it."""
         self._cancelled.add(job)
         await _cancel([task for task, of in self._lines.items() if of == job])
 
     async def _feed(self) -> bool:
         """Start the lines that are pending and not yet started; whether there were any."""
-        jobs = await self._keeper.running()
+        jobs = await self._keeper.call(self._keeper.jobs.running)
         self._started = {job: self._started.get(job, -1) for job in jobs}
         for job in jobs:
             if page := await self._keeper.pending(job, self._started[job], self._window):

@@ -8,10 +8,14 @@ import msgspec
 from msgspec import Meta
 
 from bros.brosd.tokenizer.errors import invalid
+from bros.brosd.tokenizer.formats import ResponseFormat, Tool, ToolChoice, Tools
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
-MAX_PROMPTS = 128
+MAX_PROMPTS = 128  # and choices
+MAX_MESSAGES = 2048
+MAX_STOP_IDS = 256
+MAX_LOGPROBS = 20
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -37,6 +41,21 @@ class TextPart(msgspec.Struct):
     text: str
 
 
+class CalledFunction(msgspec.Struct):
+    """A function that was called; `arguments` is JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct):
+    """A call in an earlier answer."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class ChatMessage(msgspec.Struct):
     """One message of a conversation."""
 
@@ -44,7 +63,7 @@ class ChatMessage(msgspec.Struct):
     content: str | Annotated[list[TextPart], Meta(min_length=1)] | None = None
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: Any = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class StreamOptions(msgspec.Struct):
@@ -63,19 +82,13 @@ class SloMs(msgspec.Struct):
 class NotYet(msgspec.Struct, kw_only=True):
     """Fields that would change the answer and are not supported: refused, never ignored."""
 
-    n: Any = None
     best_of: Any = None
     echo: Any = None
     suffix: Any = None
-    logprobs: Any = None
-    top_logprobs: Any = None
     prompt_logprobs: Any = None
     logit_bias: Any = None
-    tools: Any = None
-    tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     structured_outputs: Any = None
     modalities: Any = None
     audio: Any = None
@@ -90,15 +103,10 @@ class NotYet(msgspec.Struct, kw_only=True):
 
 # Values that ask for what happens anyway; None and empty lists and objects do so everywhere.
 HARMLESS: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "min_tokens": (0,),
     "include_stop_str_in_output": (False,),
@@ -111,6 +119,7 @@ class Request(NotYet, kw_only=True):
     """What both endpoints take."""
 
     model: str
+    n: Annotated[int, Meta(ge=1, le=MAX_PROMPTS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Count | None = None
@@ -123,11 +132,17 @@ class Request(NotYet, kw_only=True):
     presence_penalty: Penalty | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Annotated[list[int], Meta(max_length=MAX_STOP_IDS)] | None = None
     ignore_eos: bool | None = None
     service_tier: ServiceTier | None = None
     slo: SloMs | None = None
     return_token_ids: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many likeliest tokens go with each token; None without log probabilities."""
+        raise NotImplementedError
 
     @property
     def stops(self) -> list[str]:
@@ -139,14 +154,37 @@ class Request(NotYet, kw_only=True):
 class ChatRequest(Request, kw_only=True):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        if self.top_logprobs and not self.logprobs:
+            raise invalid("top_logprobs", "goes with 'logprobs': true only")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def callable_tools(self) -> list[Tool]:
+        """The tools that this answer may call. ApiError if one must be called and none is there."""
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise invalid("tool_choice", "goes with 'tools' only")
+        return [] if self.tool_choice == "none" else self.tools or []
 
 
 class CompletionRequest(Request, kw_only=True):
     """POST /v1/completions. One prompt, or a list of them, as text or as token ids."""
 
     prompt: str | list[str | int | list[int]]
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> list[tuple[str, str | list[int]]]:
@@ -165,6 +203,24 @@ class CompletionRequest(Request, kw_only=True):
             raise invalid("prompt", f"more than {MAX_PROMPTS} prompts in one request")
         named = enumerate(self.prompt)
         return [(f"prompt[{index}]", item) for index, item in named if not isinstance(item, int)]
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    """POST /tokenize: a text, or a conversation as its chat template writes it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = (
+        None
+    )
+    tools: Tools | None = None
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[int]
 
 
 def refuse_unsupported(request: Request) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from llguidance import LLMatcher, LLTokenizer
 
 from bros.brosd.tokenizer.errors import invalid
 
@@ -28,6 +31,7 @@ class Codec:
     """Text to token ids and back. Encoding can take long for long texts: call it in a thread."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._tokenizer = _load(folder)
         self._backend = self._tokenizer.backend_tokenizer
         self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
@@ -42,7 +46,9 @@ class Codec:
         ids: list[int] = self._tokenizer.encode(text, verbose=False)
         return ids
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         """A conversation, ready for the assistant's turn.
 
         Control tokens written out in a message stay plain text: nobody can end his turn and speak
@@ -50,9 +56,13 @@ class Codec:
         """
         if not self._tokenizer.chat_template:
             raise invalid("messages", "this model has no chat template; use /v1/completions")
+        if tools and not re.search(r"\btools\b", str(self._tokenizer.chat_template)):
+            problem = "this model's chat template has no place for tools"
+            raise invalid("tools", problem, "unsupported_value")
         try:
             ids: list[int] = self._tokenizer.apply_chat_template(
                 list(messages),
+                tools=list(tools) or None,
                 add_generation_prompt=True,
                 sanitize_control_tokens=True,
                 return_dict=False,
@@ -61,9 +71,31 @@ class Codec:
             raise invalid("messages", f"the chat template refuses them: {error}") from None
         return ids
 
+    def check_grammar(self, grammar: str) -> str:
+        """What is wrong with a grammar, empty if nothing is. Can take long: call it in a thread."""
+        if not (self._folder / "tokenizer.json").is_file():
+            return "this model's tokenizer does not support grammars: it has no tokenizer.json"
+        problem: str = LLMatcher.validate_grammar(grammar, self._guide)
+        return problem.removeprefix("ERROR: ")
+
+    @cached_property
+    def _guide(self) -> LLTokenizer:
+        text = self._backend.to_str()
+        return LLTokenizer(text, n_vocab=self.vocab_size, eos_token=self.eos_ids or None)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for, which may be a part of a character."""
+        content: bytes = self._guide.decode_bytes([token])
+        return content
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens."""
         text: str = self._backend.decode(ids, skip_special_tokens=True)
+        return text
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of ids, with special tokens."""
+        text: str = self._backend.decode(ids, skip_special_tokens=False)
         return text
 
 

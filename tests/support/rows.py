@@ -67,7 +67,7 @@ class RowRunner:
         )
         self._fresh = []
         self.executor.copy(plan)
-        sampled = iter(self.executor.step(plan))
+        sampled = iter(self.executor.step(plan).tokens)
         for row, _ in chunks:
             if self.allocator.resident(row) == len(self.tokens[row]):
                 self.tokens[row].append(next(sampled))

@@ -15,7 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bros.brosd.tokenizer.jobs import JobError, JobStore, Outcome, StoreError
+from bros.brosd.tokenizer.database import StoreError, open_database
+from bros.brosd.tokenizer.job import JobError, Outcome
+from bros.brosd.tokenizer.jobs import JobStore
 
 
 def lines(*names: str) -> list[bytes]:
@@ -24,7 +26,7 @@ def lines(*names: str) -> list[bytes]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path / "jobs.sqlite3")
+    return JobStore(open_database(tmp_path / "jobs.sqlite3"))
 
 
 def test_parts_make_a_job(store: JobStore) -> None:
@@ -78,10 +80,12 @@ def test_a_cancelled_job_takes_no_more_results(store: JobStore) -> None:
     store.put("j", 0, lines("a", "b"), True)
     (job,) = store.running()
     store.finish([Outcome(job, 0, b"done", ok=True)])
-    assert store.cancel("j")[1].state == "cancelled"
+    assert store.cancel("j")[1].state == "cancelling"
     store.finish([Outcome(job, 1, b"late", ok=True)])
     assert store.fetch("j", 0)[1] == [b"done"]
     assert store.pending(job, -1, 10) == []
+    store.end_cancelled(job)
+    assert store.status("j").state == "cancelled"
 
 
 def test_a_job_that_is_none_is_told(store: JobStore) -> None:
@@ -98,7 +102,8 @@ def test_jobs_are_listed_newest_first(store: JobStore) -> None:
 def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib; from bros.brosd.tokenizer.jobs import JobStore, Outcome;"
-        "store = JobStore(pathlib.Path(sys.argv[1]));"
+        "from bros.brosd.tokenizer.database import open_database;"
+        "store = JobStore(open_database(pathlib.Path(sys.argv[1])));"
         'store.put(\'j\', 0, [b\'{"custom_id": "a"}\', b\'{"custom_id": "b"}\'], True);'
         "store.finish([Outcome(store.running()[0], 1, b'done', ok=True)]);"
         "os.kill(os.getpid(), 9)"
@@ -106,7 +111,7 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite3"
     died = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert died.returncode == -signal.SIGKILL
-    store = JobStore(path)
+    store = JobStore(open_database(path))
     (job,) = store.running()
     assert [line.number for line in store.pending(job, -1, 10)] == [0]
     assert store.fetch("j", 0)[1] == [b"done"]
@@ -115,7 +120,7 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite3").write_bytes(os.urandom(8192))
     with pytest.raises(StoreError, match=r"jobs\.sqlite3 cannot be used"):
-        JobStore(tmp_path / "jobs.sqlite3")
+        JobStore(open_database(tmp_path / "jobs.sqlite3"))
 
 
 class JobMachine(RuleBasedStateMachine):
@@ -125,12 +130,12 @@ class JobMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.db = Path(self.folder.name) / "jobs.sqlite3"
-        self.store = JobStore(self.db)
+        self.store = JobStore(open_database(self.db))
         self.store.put("j", 0, lines(*"abcdef"), True)
         self.results: dict[int, bytes] = {}
 
     def teardown(self) -> None:
-        self.store.close()
+        self.store._db.close()
         self.folder.cleanup()
 
     @rule(number=st.integers(0, 5), result=st.binary(min_size=1, max_size=4), ok=st.booleans())
@@ -140,8 +145,8 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule()
     def reopen(self) -> None:
-        self.store.close()
-        self.store = JobStore(self.db)
+        self.store._db.close()
+        self.store = JobStore(open_database(self.db))
 
     @invariant()
     def agrees(self) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,90 +12,9 @@ import pytest
 
 from bros.brosd import wire
 from bros.brosd.api import Client
-from bros.brosd.config import load, save
-from bros.brosd.link import BlockingInbox, BlockingOutbox
 from bros.kv import Klass
-from harness import MODEL, free_port, wait_until
-
-EOS = 2
-TEXT = [504, 3575, 282, 4649]  # any four ids
-CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
-
-
-class Daemon:
-    """The daemon's side: takes requests, answers with tokens of its own choosing."""
-
-    def __init__(self, runtime: Path, model: Path) -> None:
-        self.runtime = runtime
-        self.port = free_port()
-        settings = [f"runtime_dir={runtime}", f"state_dir={runtime}", f"server.port={self.port}"]
-        save(load(overrides=settings, environ={}), runtime / "config.json")
-        self.inbox: BlockingInbox[wire.ToDaemon] = BlockingInbox(
-            runtime / "daemon.sock", wire.ToDaemon
-        )
-        self.model = model
-        self.generation = 0
-        self.start()
-
-    def start(self) -> None:
-        """Start the next incarnation and make it ready."""
-        self.generation += 1
-        command = [sys.executable, "-m", "bros.brosd.tokenizer", "--runtime-dir", str(self.runtime)]
-        command += ["--generation", str(self.generation), "--model", str(self.model)]
-        self.process = subprocess.Popen(command)
-        self.outbox: BlockingOutbox[wire.ToTokenizer] = BlockingOutbox(
-            self.runtime / f"tokenizer.{self.generation}.sock"
-        )
-        assert self.recv() == wire.Hello("tokenizer", self.generation)
-        assert self.recv() == wire.Ready("tokenizer", self.generation)
-        self.outbox.send(stats())
-        wait_until(lambda: self.health().status_code == 200)
-
-    def health(self) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}/health")
-
-    def recv(self) -> wire.ToDaemon:
-        while True:
-            message = self.inbox.recv()
-            if not isinstance(message, wire.Beat):
-                return message
-
-    def recv_admit(self) -> wire.Admit:
-        message = self.recv()
-        assert isinstance(message, wire.Admit)
-        return message
-
-    def emit(self, rid: int, token: int, finish: wire.FinishReason) -> None:
-        self.outbox.send(wire.Emit([rid], wire.pack_ids([token]), [finish]))
-
-    def answer(self, rid: int, tokens: list[int]) -> None:
-        for token in tokens:
-            self.emit(rid, token, wire.FinishReason.NONE)
-        self.emit(rid, EOS, wire.FinishReason.STOP)
-
-    def post(self, body: dict, url: str = "/v1/chat/completions") -> httpx.Response:
-        return httpx.post(f"http://127.0.0.1:{self.port}{url}", json=body, timeout=30.0)
-
-
-def stats(state: str = "ready", max_len: int = 512) -> wire.Stats:
-    return wire.Stats(
-        state=state,
-        model=MODEL,
-        policy="bros",
-        uptime_s=1.0,
-        max_len=max_len,
-        iterations=0,
-        iteration_s=0.0,
-        scheduling_s=0.0,
-        prediction_error=0.0,
-        prediction_error_p95=0.0,
-        worker_restarts=0,
-        tokenizer_restarts=0,
-        rt=wire.ClassStats(),
-        be=wire.ClassStats(),
-        kv=wire.KvStats(blocks_total=8, blocks_free=8),
-        slo=wire.Slo(ttft_s=0.5, tpot_s=0.08),
-    )
+from fake_daemon import CHAT, EOS, TEXT, Daemon, batch_line, stats
+from harness import wait_until
 
 
 @pytest.fixture
@@ -197,11 +114,6 @@ def test_draining_refuses_new_work_and_finishes_old(
     assert old.result().status_code == 200
     daemon.outbox.send(wire.Stop())
     assert daemon.process.wait(timeout=30) == 0
-
-
-def batch_line(index: int) -> bytes:
-    request = {"custom_id": f"n{index}", "method": "POST", "url": "/v1/chat/completions"}
-    return json.dumps({**request, "body": CHAT}).encode()
 
 
 def test_a_job_outlives_the_process(daemon: Daemon) -> None:

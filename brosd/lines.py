@@ -1,0 +1,62 @@
+"""The lines of an OpenAI Batch file, streamed. Whether a line is a good request, others say.
+
+Nonblank lines pass as they are, even if they are not UTF-8. A line too large to send passes as a
+small request with the same `custom_id` that the server refuses, so that it has a result as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import BinaryIO
+
+PART_LINES = 500
+PART_BYTES = 2**20
+MAX_LINE_BYTES = 4 * 2**20
+_BOM = b"\xef\xbb\xbf"
+_CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
+
+
+def read_lines(file: BinaryIO, warn: Callable[[str], None]) -> Iterator[bytes]:
+    """Nonblank lines without their ends; never more than one line in memory."""
+    number = 0
+    while line := file.readline(MAX_LINE_BYTES):
+        number += 1
+        if number == 1:
+            line = line.removeprefix(_BOM)
+        if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+            num_bytes = len(line) + _skip_line(file)
+            warn(f"line {number} is too large: {num_bytes} bytes, at most {MAX_LINE_BYTES - 1} fit")
+            line = _stand_in(line, number)
+        line = line.rstrip(b"\r\n")
+        if line and not line.isspace():
+            yield line
+
+
+def _skip_line(file: BinaryIO) -> int:
+    """Read up to the end of the line; how many bytes that was."""
+    num_bytes = 0
+    while rest := file.readline(MAX_LINE_BYTES):
+        num_bytes += len(rest)
+        if rest.endswith(b"\n"):
+            break
+    return num_bytes
+
+
+def _stand_in(head: bytes, number: int) -> bytes:
+    found = _CUSTOM_ID.match(head)
+    custom_id = found[1] if found else b'"line-%d"' % number
+    return b'{"custom_id": %b, "method": "POST", "url": "/line-too-large", "body": {}}' % custom_id
+
+
+def parts(lines: Iterable[bytes]) -> Iterator[tuple[list[bytes], bool]]:
+    """Lines in parts within the limits, each with whether it is the last. At least one part."""
+    part: list[bytes] = []
+    num_bytes = 0
+    for line in lines:
+        if part and (len(part) == PART_LINES or num_bytes + len(line) > PART_BYTES):
+            yield part, False
+            part, num_bytes = [], 0
+        part.append(line)
+        num_bytes += len(line)
+    yield part, True

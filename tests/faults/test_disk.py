@@ -1,0 +1,51 @@
+"""A disk that fills up under a running tokenizer: a limit on its files' sizes, set from outside."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from bros.brosd import wire
+from bros.brosd.api import ApiError, Client
+from bros.brosd.tokenizer.database import open_database
+from bros.brosd.tokenizer.jobs import JobStore
+from fake_daemon import TEXT, Daemon, batch_line
+from harness import wait_until
+
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+
+@pytest.fixture
+def daemon(model_dir: Path) -> Iterator[Daemon]:
+    daemon = Daemon.in_scratch(model_dir)
+    yield daemon
+    daemon.close()
+
+
+def test_a_full_disk_loses_nothing(daemon: Daemon) -> None:
+    """Results wait for room, new work is refused with a reason, and then all goes on."""
+    pid = daemon.process.pid
+    with Client(daemon.runtime) as client:
+        client.put_job("accepted", [batch_line(index) for index in range(20)])
+        admits = [daemon.recv_admit() for _ in range(20)]
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+        for admit in admits:
+            daemon.answer(admit.rid, TEXT)
+        with pytest.raises(ApiError, match=r"storage_failed|cannot be stored|full"):
+            client.put_job("refused", [batch_line(index) for index in range(2000)])
+        openai_client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="-", max_retries=0)
+        with pytest.raises(openai.InternalServerError, match="cannot be stored") as caught:
+            openai_client.files.create(file=b"x" * 100_000, purpose="batch")
+        assert caught.value.status_code == 507
+        assert client.fetch("accepted").status.completed == 0
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, UNLIMITED)
+        wait_until(lambda: client.fetch("accepted").status.state == "completed")
+    daemon.outbox.send(wire.Stop())
+    assert daemon.process.wait(timeout=30) == 0
+    store = JobStore(open_database(daemon.runtime / "jobs.sqlite3"))
+    assert len(store.fetch("accepted", 0)[1]) == 20
+    assert not list((daemon.runtime / "files").iterdir())

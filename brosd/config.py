@@ -51,10 +51,20 @@ class ServerConfig(Section):
 
 
 class WorkerConfig(Section):
-    """The executor. `threads` is per worker; 0 takes all cores that it may run on."""
+    """The executors: each has a model and a KV pool, on CPU or on CUDA devices.
 
-    threads: Annotated[int, Meta(ge=0)] = 0
-    attention: Literal["auto", "numba", "torch"] = "auto"
+    `device` auto is CUDA if torch can use it. Each worker takes `tensor_parallel` devices, so that
+    on CUDA there are as many workers as that allows, unless `count` says how many.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: list[Annotated[int, Meta(ge=0)]] = []  # which CUDA devices; none: all
+    count: Annotated[int, Meta(ge=0)] = 0  # 0: one per device or group of devices; on CPU one
+    tensor_parallel: Count = 1  # processes, each on a device of its own, that share a model
+    threads: Annotated[int, Meta(ge=0)] = 0  # per process; 0: an equal share of the cores
+    attention: Literal["auto", "numba", "torch", "triton", "flash"] = "auto"
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9  # weights, KV and all else
+    cuda_graphs: bool = True  # decode iterations are recorded once and replayed
 
 
 class KvConfig(Section):

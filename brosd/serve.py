@@ -18,6 +18,7 @@ import uvloop
 from bros.brosd.child import setup_logging
 from bros.brosd.config import Config
 from bros.brosd.daemon import Daemon, DaemonError
+from bros.brosd.devices import DeviceError, find_groups, share_cores
 from bros.brosd.instance import InstanceError, instance, make_folders, running_pid
 from bros.brosd.notify import notify
 
@@ -49,8 +50,10 @@ def serve(config: Config) -> None:
     setup_logging(config.log.level, "brosd")
     try:
         with instance(config):
-            uvloop.run(Daemon(config, fetch_model(config)).run())
-    except (DaemonError, InstanceError, ServeError) as error:
+            groups = find_groups(config)
+            model = fetch_model(config)
+            uvloop.run(Daemon(share_cores(config, groups), model, groups).run())
+    except (DaemonError, DeviceError, InstanceError, ServeError) as error:
         notify(f"STATUS=failed: {error}")
         raise ServeError(str(error)) from None
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from bros.kv import Klass
 
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 
@@ -249,24 +249,43 @@ class KvStats(Part):
     copy_s: float = 0.0
 
 
+class WorkerStats(Part):
+    """One worker: `state` is "starting", "ready" or, if it died too often, "lost"."""
+
+    worker: int
+    state: str
+    device: str
+    restarts: int = 0
+    iterations: int = 0
+    iteration_s: float = 0.0  # mean over the last second
+    running: int = 0
+    waiting: int = 0
+    blocks_total: int = 0
+    blocks_free: int = 0
+
+
 class Stats(Message, tag="stats"):
-    """The daemon's own view, sent once a second and at each change of `state`."""
+    """The daemon's own view, sent once a second and at each change of `state`.
+
+    Counts are sums over the workers, `iteration_s` and `prediction_error` means.
+    """
 
     state: str  # "starting", "ready" or "draining"
     model: str
     policy: str
     uptime_s: float
-    max_len: int
-    iterations: int
-    iteration_s: float  # mean over the last second
-    scheduling_s: float  # the daemon's own share of all iterations: from tokens to the next plan
-    prediction_error: float  # mean of |predicted - measured| / measured of recent iterations
-    prediction_error_p95: float
-    worker_restarts: int
-    tokenizer_restarts: int
-    rt: ClassStats
-    be: ClassStats
-    kv: KvStats
+    max_len: int = 0
+    iterations: int = 0
+    iteration_s: float = 0.0  # mean over the last second
+    scheduling_s: float = 0.0  # the daemon's part of all iterations: from tokens to the next plan
+    prediction_error: float = 0.0  # mean of |predicted - measured| / measured, recent iterations
+    prediction_error_p95: float = 0.0
+    worker_restarts: int = 0
+    tokenizer_restarts: int = 0
+    rt: ClassStats = msgspec.field(default_factory=ClassStats)
+    be: ClassStats = msgspec.field(default_factory=ClassStats)
+    kv: KvStats = msgspec.field(default_factory=KvStats)
+    workers: list[WorkerStats] = []
 
 
 class Drain(Message, tag="drain"):

@@ -31,6 +31,8 @@ def main() -> int:
     parser.add_argument("--runtime-dir", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--kind", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--devices", default="0")
     parser.add_argument("--generation", type=int, required=True)
     arguments = parser.parse_args()
 

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from bros.brosd.wire import ClassStats, KvStats, Stats
+from bros.brosd.wire import ClassStats, KvStats, Stats, WorkerStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STATES = ("starting", "ready", "draining")
@@ -56,10 +56,31 @@ class _Statistics(Collector):
         restarts.add_metric(["worker"], stats.worker_restarts)
         restarts.add_metric(["tokenizer"], stats.tokenizer_restarts)
         yield restarts
+        yield from _per_worker(stats.workers)
         for field in ClassStats.__struct_fields__:
             yield _per_class(field, stats)
         for field in KvStats.__struct_fields__:
             yield _family(f"bros_kv_{_unit(field)}", field, getattr(stats.kv, field))
+
+
+def _per_worker(workers: list[WorkerStats]) -> Iterator[Metric]:
+    """What tells one worker from another; sums are in the other families."""
+    up = GaugeMetricFamily("bros_worker_up", "1 while it serves", labels=["worker", "device"])
+    requests = GaugeMetricFamily(
+        "bros_worker_requests", "Requests that it has", labels=["worker", "state"]
+    )
+    iterations = CounterMetricFamily(
+        "bros_worker_iterations", "Iterations that it has run", labels=["worker"]
+    )
+    used = GaugeMetricFamily("bros_worker_kv_blocks_used", "Blocks in use", labels=["worker"])
+    for worker in workers:
+        name = str(worker.worker)
+        up.add_metric([name, worker.device], float(worker.state == "ready"))
+        requests.add_metric([name, "running"], worker.running)
+        requests.add_metric([name, "waiting"], worker.waiting)
+        iterations.add_metric([name], worker.iterations)
+        used.add_metric([name], worker.blocks_total - worker.blocks_free)
+    yield from (up, requests, iterations, used)
 
 
 def _per_class(field: str, stats: Stats) -> Metric:

@@ -21,7 +21,10 @@ from bros.brosd.link import encode, ipc
 from bros.brosd.wire import (
     MAX_MESSAGE_BYTES,
     Ask,
+    BlockMap,
     Cancel,
+    ClassStats,
+    Distribution,
     JobAck,
     JobCancel,
     JobFetch,
@@ -31,6 +34,7 @@ from bros.brosd.wire import (
     Jobs,
     JobStatus,
     KvStats,
+    LatencyStats,
     Message,
     Refused,
     Reply,
@@ -38,18 +42,24 @@ from bros.brosd.wire import (
     Status,
     StatusQuery,
     ToClient,
+    WorkerStats,
 )
 
 __all__ = [
     "ApiError",
+    "BlockMap",
+    "ClassStats",
     "Client",
     "ClientError",
     "ConnectionLost",
+    "Distribution",
     "JobPage",
     "JobStatus",
     "KvStats",
+    "LatencyStats",
     "NotRunning",
     "Stats",
+    "WorkerStats",
 ]
 
 PART_LINES = 500

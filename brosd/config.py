@@ -221,6 +221,12 @@ def default_cache_dir(environ: Mapping[str, str]) -> str:
     return str(_home(environ, "XDG_CACHE_HOME", ".cache") / "bros")
 
 
+def user_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """What belongs to a person and not to a daemon: chat history, saved conversations."""
+    environ = os.environ if environ is None else environ
+    return _home(environ, "XDG_STATE_HOME", ".local/state") / "bros"
+
+
 def _home(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     return Path(environ.get(variable) or Path.home() / fallback)
 

@@ -263,8 +263,9 @@ class Daemon:
             uptime_s=time.monotonic() - self._started_s,
             scheduling_s=self._scheduling_s,
             tokenizer_restarts=max(0, self._tokenizer.generation - 1),
+            slo=wire.Slo(self._config.slo.ttft_s, self._config.slo.tpot_s),
         )
-        return report(about, list(self._fleet))
+        return report(about, self._fleet)
 
     # -- the end ---------------------------------------------------------------------------------
 

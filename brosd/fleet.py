@@ -8,6 +8,7 @@ from pathlib import Path
 from bros.brosd import wire
 from bros.brosd.config import Config
 from bros.brosd.devices import Group
+from bros.brosd.latency import Latencies
 from bros.brosd.placement import Placement
 from bros.brosd.request import Request
 from bros.brosd.supervisor import Child, Supervisor
@@ -23,6 +24,9 @@ class Fleet:
         self._workers = [
             Worker(config, supervisor, model, index, group) for index, group in enumerate(groups)
         ]
+        self.latencies = Latencies()
+        for worker in self._workers:
+            worker.scheduler.latencies = self.latencies
         self._placement = Placement([worker.place for worker in self._workers])
 
     def __iter__(self) -> Iterator[Worker]:

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import msgspec
 
-from bros.brosd.wire import ClassStats, KvStats, Stats, WorkerStats
-from bros.brosd.worker import Worker
+from bros.brosd.fleet import Fleet
+from bros.brosd.wire import ClassStats, KvStats, Stats
 from bros.kv import Klass
 
 P = TypeVar("P", ClassStats, KvStats)
@@ -21,27 +21,9 @@ def added_up(parts: Sequence[P]) -> P:
     return type(parts[0])(*(sum(column) for column in columns))
 
 
-def worker_stats(worker: Worker) -> WorkerStats:
-    """One worker's line."""
-    scheduler = worker.scheduler
-    classes = [scheduler.stats(klass) for klass in Klass]
-    kv = scheduler.kv_stats()
-    return WorkerStats(
-        worker=worker.index,
-        state=worker.state,
-        device=worker.group.name,
-        restarts=max(0, worker.child.generation - 1),
-        iterations=worker.iterations,
-        iteration_s=worker.mean_step_s,
-        running=sum(each.running for each in classes),
-        waiting=sum(each.waiting for each in classes),
-        blocks_total=kv.blocks_total,
-        blocks_free=kv.blocks_free,
-    )
-
-
-def report(about: Stats, workers: Sequence[Worker]) -> Stats:
+def report(about: Stats, fleet: Fleet) -> Stats:
     """`about`, with all that is known of the workers filled in."""
+    workers = list(fleet)
     errors = [worker.scheduler.cost.relative_errors for worker in workers]
     return msgspec.structs.replace(
         about,
@@ -54,7 +36,9 @@ def report(about: Stats, workers: Sequence[Worker]) -> Stats:
         rt=added_up([worker.scheduler.stats(Klass.RT) for worker in workers]),
         be=added_up([worker.scheduler.stats(Klass.BE) for worker in workers]),
         kv=added_up([worker.scheduler.kv_stats() for worker in workers]),
-        workers=[worker_stats(worker) for worker in workers],
+        rt_latency=fleet.latencies.stats(Klass.RT),
+        be_latency=fleet.latencies.stats(Klass.BE),
+        workers=[worker.stats() for worker in workers],
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bros.brosd.cost import CostModel, Load
+from bros.brosd.latency import Latencies
 from bros.brosd.packing import Chunk, Counters, KvRules, Limits, Packer
 from bros.brosd.policies import Policy
 from bros.brosd.request import Request
@@ -59,6 +60,7 @@ class Scheduler:
     kv: KvCounters = field(default_factory=KvCounters)
     costs: KvCosts = field(default_factory=KvCosts)
     cost: CostModel = field(default_factory=CostModel)
+    latencies: Latencies = field(default_factory=Latencies)
     clock: Callable[[], float] = time.monotonic
     running: list[Request] = field(default_factory=list)  # in order of admission
     waiting: dict[Klass, deque[Request]] = field(default_factory=_queues)
@@ -278,6 +280,7 @@ class Scheduler:
         for request, token in zip(sampled, tokens, strict=True):
             if request.aborted:
                 continue
+            self.latencies.token(request, now_s)
             if request.first_s is None:
                 request.first_s = now_s
             request.last_s = now_s
@@ -298,6 +301,7 @@ class Scheduler:
         counters.finished += 1
         counters.in_time += request.in_time
         counters.prompt_tokens += request.num_prompt
+        self.latencies.finished(request)
         self._leave(request)
 
     def _leave(self, request: Request) -> None:

@@ -249,19 +249,58 @@ class KvStats(Part):
     copy_s: float = 0.0
 
 
-class WorkerStats(Part):
-    """One worker: `state` is "starting", "ready" or, if it died too often, "lost"."""
+class Distribution(Part):
+    """Durations: how many per bucket since the start, and percentiles of the `recent` ones.
 
-    worker: int
-    state: str
-    device: str
+    The buckets' bounds are in `brosd/latency.py`; the last bucket has what exceeds them all.
+    """
+
+    counts: list[int] = []
+    sum_s: float = 0.0
+    recent: int = 0  # in the last minute
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+
+
+class LatencyStats(Part):
+    """How long requests of one class waited for their tokens; `itl` is from token to token."""
+
+    ttft: Distribution = msgspec.field(default_factory=Distribution)
+    tpot: Distribution = msgspec.field(default_factory=Distribution)
+    itl: Distribution = msgspec.field(default_factory=Distribution)
+    e2e: Distribution = msgspec.field(default_factory=Distribution)
+    recent_finished: int = 0  # in the last minute
+    recent_in_time: int = 0
+
+
+class BlockMap(Part):
+    """A block table at a glance: blocks by use, and a letter per cell of equally many blocks.
+
+    The letters: `.` free, `c` cached, `R` RT, `B` BE, `S` BE with a host copy, `X` both classes.
+    """
+
+    free: int = 0
+    cached: int = 0
+    rt: int = 0
+    be: int = 0
+    saved: int = 0
+    shared: int = 0
+    cells: str = ""
+
+
+class WorkerStats(Part):
+    """One worker, by class where there are two numbers: RT, BE."""
+
+    name: str
+    ready: bool
     restarts: int = 0
+    running: tuple[int, int] = (0, 0)
+    waiting: tuple[int, int] = (0, 0)
+    blocks: BlockMap = msgspec.field(default_factory=BlockMap)
+    device: str = "cpu"
+    lost: bool = False  # it died too often, and is not started again
     iterations: int = 0
-    iteration_s: float = 0.0  # mean over the last second
-    running: int = 0
-    waiting: int = 0
-    blocks_total: int = 0
-    blocks_free: int = 0
 
 
 class Stats(Message, tag="stats"):
@@ -274,6 +313,7 @@ class Stats(Message, tag="stats"):
     model: str
     policy: str
     uptime_s: float
+    slo: Slo  # of real-time requests that name none
     max_len: int = 0
     iterations: int = 0
     iteration_s: float = 0.0  # mean over the last second
@@ -285,6 +325,8 @@ class Stats(Message, tag="stats"):
     rt: ClassStats = msgspec.field(default_factory=ClassStats)
     be: ClassStats = msgspec.field(default_factory=ClassStats)
     kv: KvStats = msgspec.field(default_factory=KvStats)
+    rt_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
+    be_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
     workers: list[WorkerStats] = []
 
 

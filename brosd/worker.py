@@ -18,7 +18,7 @@ from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.slack import POLICIES
 from bros.brosd.supervisor import Child, Supervisor
-from bros.kv import Allocator, BlockTable, TableGeometry
+from bros.kv import Allocator, BlockState, BlockTable, Klass, TableGeometry
 
 
 class PoolTooSmall(ValueError):
@@ -99,13 +99,6 @@ class Worker:
         scheduler.attach(allocator, self.max_len)
         self.place.up = True
 
-    @property
-    def state(self) -> str:
-        """As in `WorkerStats`."""
-        if self.place.lost:
-            return "lost"
-        return "ready" if self.place.up else "starting"
-
     def complete(self, done: wire.StepDone) -> wire.Emit | None:
         """Take an iteration's figures and its tokens."""
         self._steps_s.append(done.elapsed_s)
@@ -133,6 +126,29 @@ class Worker:
         self.place.up = False
         self.close()
         return self.scheduler.detach()
+
+    def stats(self) -> wire.WorkerStats:
+        """The worker at a glance."""
+        rt, be = (self.scheduler.stats(klass) for klass in Klass)
+        return wire.WorkerStats(
+            name=self.child.peer,
+            ready=self.place.up,
+            restarts=max(0, self.child.generation - 1),
+            running=(rt.running, be.running),
+            waiting=(rt.waiting, be.waiting),
+            blocks=self._block_map(),
+            device=self.group.name,
+            lost=self.place.lost,
+            iterations=self.iterations,
+        )
+
+    def _block_map(self) -> wire.BlockMap:
+        allocator = self.scheduler.allocator
+        if allocator is None:
+            return wire.BlockMap()
+        picture = allocator.picture()
+        counts = {state.name.lower(): picture.counts[state] for state in BlockState}
+        return wire.BlockMap(cells=picture.cells, **counts)
 
     async def stop(self) -> None:
         """Ask the process to end."""

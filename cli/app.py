@@ -84,8 +84,8 @@ def chat(
     set_: Overrides = None,
 ) -> None:
     """Chat in real time. A question can also be piped in."""
-    from bros.cli.chat import ChatOptions
-    from bros.cli.chat import chat as run
+    from bros.cli.chat.command import ChatOptions
+    from bros.cli.chat.command import chat as run
 
     options = ChatOptions(model, system, temperature, max_tokens)
     run(target(config, set_), options, once, json=json)
@@ -98,6 +98,22 @@ def status(json: Json = False, config: ConfigFile = None, set_: Overrides = None
 
     with target(config, set_).connect() as client:
         show_status(client.status(), json=json)
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between pictures.")] = 1.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: an object a line, or one with --once.")
+    ] = False,
+    config: ConfigFile = None,
+    set_: Overrides = None,
+) -> None:
+    """Watch the daemon: latencies, queues, KV blocks. Example: bros top --once --json"""
+    from bros.cli.top.command import top as run
+
+    run(target(config, set_), interval, once=once, json=json)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ def guarded(app: Callable[[], object]) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return code
     return 0
 
@@ -38,7 +38,8 @@ def _exit_code(error: Exception) -> int | None:
     return 1 if isinstance(error, InputError | ClientError | ServeError | OSError) else None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What went wrong, with the file if it was one."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"

@@ -30,6 +30,15 @@ def duration(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
+def size(num_bytes: float) -> str:
+    """`0 B`, `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.1f} TiB"
+
+
 def count(number: int, noun: str) -> str:
     """`1 line`, `2 lines`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
@@ -52,7 +61,7 @@ CLASS_COLUMNS = (
 def show_status(stats: Stats | None, *, json: bool = False) -> None:
     """Print the daemon's state; None is a daemon that has not said anything yet."""
     if json:
-        print_json(None if stats is None else _as_dict(stats))
+        print_json(None if stats is None else as_dict(stats))
     elif stats is None:
         print("starting")
     else:
@@ -109,7 +118,7 @@ def _checkpoints(kv: KvStats) -> str:
 def show_jobs(jobs: list[JobStatus], *, json: bool = False) -> None:
     """Print batch jobs, one a row."""
     if json:
-        print_json([_as_dict(job) for job in jobs])
+        print_json([as_dict(job) for job in jobs])
     elif not jobs:
         print("no batch jobs")
     else:
@@ -141,6 +150,12 @@ def print_json(value: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
-def _as_dict(struct: msgspec.Struct) -> dict[str, Any]:
-    fields = msgspec.structs.asdict(struct)
-    return {k: _as_dict(v) if isinstance(v, msgspec.Struct) else v for k, v in fields.items()}
+def as_dict(struct: msgspec.Struct) -> dict[str, Any]:
+    """A message as an object, though it travels as an array."""
+    return {name: _plain(value) for name, value in msgspec.structs.asdict(struct).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, msgspec.Struct):
+        return as_dict(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -9,12 +9,14 @@ if __name__ != "bros.kv":
 from bros.kv.allocator import Allocator
 from bros.kv.counters import KvCosts, KvCounters
 from bros.kv.layout import CopyKind, Klass, TableGeometry, slot_of
+from bros.kv.picture import BlockState, Picture
 from bros.kv.prefix import TokenChain
 from bros.kv.supply import KvOptions
 from bros.kv.table import BlockTable, BlockTableView
 
 __all__ = [
     "Allocator",
+    "BlockState",
     "BlockTable",
     "BlockTableView",
     "CopyKind",
@@ -22,6 +24,7 @@ __all__ = [
     "KvCosts",
     "KvCounters",
     "KvOptions",
+    "Picture",
     "TableGeometry",
     "TokenChain",
     "slot_of",

@@ -13,6 +13,7 @@ from bros.kv.checkpoints import Checkpoints
 from bros.kv.counters import KvCosts, KvCounters
 from bros.kv.free import FreeBlocks
 from bros.kv.layout import Klass
+from bros.kv.picture import Picture, draw
 from bros.kv.prefix import TokenChain
 from bros.kv.row import Row
 from bros.kv.supply import KvOptions, Supply
@@ -86,6 +87,10 @@ class Allocator:
     def max_copies(self) -> int:
         """Entries that the copy log can have."""
         return len(self.table.copies)
+
+    def picture(self) -> Picture:
+        """What the blocks are used for."""
+        return draw(self.table, self.table.geometry, self._blocks.free.cached())
 
     def available(self, klass: Klass) -> int:
         """Free blocks that a row of this class may take: the reserve is RT's."""

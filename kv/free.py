@@ -25,6 +25,10 @@ class FreeBlocks:
 
     def __iter__(self) -> Iterator[int]:
         yield from self._empty
+        yield from self.cached()
+
+    def cached(self) -> Iterator[int]:
+        """Those with content."""
         for cached in self._cached.values():
             yield from cached
 

@@ -1,14 +1,25 @@
-"""`/metrics`: the daemon's statistics in the Prometheus text format."""
+"""`/metrics`: the daemon's statistics in the Prometheus text format.
+
+What means the same as in vLLM is there under vLLM's name as well (`vllm:...`), with a label for the
+class, so that dashboards and autoscalers made for it work. All else is `bros_...`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from bros.brosd.wire import ClassStats, KvStats, Stats, WorkerStats
+from bros.brosd.latency import BOUNDS_S
+from bros.brosd.wire import BlockMap, ClassStats, Distribution, KvStats, Stats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 STATES = ("starting", "ready", "draining")
@@ -20,6 +31,20 @@ GAUGES = {
     "host_blocks_total",
     "host_blocks_used",
 }
+VLLM_PER_CLASS = {
+    "running": "vllm:num_requests_running",
+    "waiting": "vllm:num_requests_waiting",
+    "prompt_tokens": "vllm:prompt_tokens",
+    "output_tokens": "vllm:generation_tokens",
+    "prefix_asked_tokens": "vllm:prefix_cache_queries",
+    "prefix_hit_tokens": "vllm:prefix_cache_hits",
+}
+VLLM_HISTOGRAMS = {
+    "ttft": "vllm:time_to_first_token_seconds",
+    "tpot": "vllm:request_time_per_output_token_seconds",
+    "itl": "vllm:inter_token_latency_seconds",
+    "e2e": "vllm:e2e_request_latency_seconds",
+}
 
 
 class _Statistics(Collector):
@@ -30,65 +55,117 @@ class _Statistics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats
-        state = GaugeMetricFamily("bros_state", "1 for the daemon's state", labels=["state"])
-        for name in STATES:
-            state.add_metric([name], float(stats.state == name))
-        yield state
-        yield GaugeMetricFamily("bros_uptime_seconds", "Since the start", value=stats.uptime_s)
-        yield CounterMetricFamily("bros_iterations", "Iterations run", value=stats.iterations)
-        yield GaugeMetricFamily(
-            "bros_iteration_seconds", "Mean of the last second", value=stats.iteration_s
-        )
-        yield CounterMetricFamily(
-            "bros_scheduling_seconds",
-            "The daemon's own time, from an iteration's tokens to the next plan",
-            value=stats.scheduling_s,
-        )
-        error = GaugeMetricFamily(
-            "bros_prediction_error",
-            "Of iteration times: |predicted - measured| / measured, recent iterations",
-            labels=["statistic"],
-        )
-        error.add_metric(["mean"], stats.prediction_error)
-        error.add_metric(["p95"], stats.prediction_error_p95)
-        yield error
-        restarts = CounterMetricFamily("bros_restarts", "Restarted processes", labels=["process"])
-        restarts.add_metric(["worker"], stats.worker_restarts)
-        restarts.add_metric(["tokenizer"], stats.tokenizer_restarts)
-        yield restarts
-        yield from _per_worker(stats.workers)
+        yield from _daemon(stats)
+        yield from _objectives(stats)
         for field in ClassStats.__struct_fields__:
-            yield _per_class(field, stats)
+            noun = "requests_" if field in ("running", "waiting", "finished", "in_time") else ""
+            yield _per_class(f"bros_{noun}{_unit(field)}", field, stats)
         for field in KvStats.__struct_fields__:
             yield _family(f"bros_kv_{_unit(field)}", field, getattr(stats.kv, field))
+        yield _block_states(stats)
+        yield from _vllm(stats)
 
 
-def _per_worker(workers: list[WorkerStats]) -> Iterator[Metric]:
-    """What tells one worker from another; sums are in the other families."""
-    up = GaugeMetricFamily("bros_worker_up", "1 while it serves", labels=["worker", "device"])
-    requests = GaugeMetricFamily(
-        "bros_worker_requests", "Requests that it has", labels=["worker", "state"]
+def _daemon(stats: Stats) -> Iterator[Metric]:
+    state = GaugeMetricFamily("bros_state", "1 for the daemon's state", labels=["state"])
+    for name in STATES:
+        state.add_metric([name], float(stats.state == name))
+    yield state
+    yield GaugeMetricFamily("bros_uptime_seconds", "Since the start", value=stats.uptime_s)
+    yield CounterMetricFamily("bros_iterations", "Iterations run", value=stats.iterations)
+    yield GaugeMetricFamily(
+        "bros_iteration_seconds", "Mean of the last second", value=stats.iteration_s
     )
-    iterations = CounterMetricFamily(
-        "bros_worker_iterations", "Iterations that it has run", labels=["worker"]
+    yield CounterMetricFamily(
+        "bros_scheduling_seconds",
+        "The daemon's own time, from an iteration's tokens to the next plan",
+        value=stats.scheduling_s,
     )
-    used = GaugeMetricFamily("bros_worker_kv_blocks_used", "Blocks in use", labels=["worker"])
-    for worker in workers:
-        name = str(worker.worker)
-        up.add_metric([name, worker.device], float(worker.state == "ready"))
-        requests.add_metric([name, "running"], worker.running)
-        requests.add_metric([name, "waiting"], worker.waiting)
-        iterations.add_metric([name], worker.iterations)
-        used.add_metric([name], worker.blocks_total - worker.blocks_free)
-    yield from (up, requests, iterations, used)
+    error = GaugeMetricFamily(
+        "bros_prediction_error",
+        "Of iteration times: |predicted - measured| / measured, recent iterations",
+        labels=["statistic"],
+    )
+    error.add_metric(["mean"], stats.prediction_error)
+    error.add_metric(["p95"], stats.prediction_error_p95)
+    yield error
+    restarts = CounterMetricFamily("bros_restarts", "Restarted processes", labels=["process"])
+    restarts.add_metric(["worker"], stats.worker_restarts)
+    restarts.add_metric(["tokenizer"], stats.tokenizer_restarts)
+    yield restarts
 
 
-def _per_class(field: str, stats: Stats) -> Metric:
+def _objectives(stats: Stats) -> Iterator[Metric]:
+    objective = GaugeMetricFamily(
+        "bros_slo_seconds",
+        "Objective of real-time requests that name none",
+        labels=["objective"],
+    )
+    objective.add_metric(["ttft"], stats.slo.ttft_s)
+    objective.add_metric(["tpot"], stats.slo.tpot_s)
+    yield objective
+
+
+def _block_states(stats: Stats) -> Metric:
+    family = GaugeMetricFamily(
+        "bros_kv_blocks", "Blocks by what they are used for", labels=["worker", "use"]
+    )
+    for worker in stats.workers:
+        for use in BlockMap.__struct_fields__:
+            if use != "cells":
+                family.add_metric([worker.name, use], getattr(worker.blocks, use))
+    return family
+
+
+# -- vLLM's names -------------------------------------------------------------------------------
+
+
+def _vllm(stats: Stats) -> Iterator[Metric]:
+    for field, name in VLLM_PER_CLASS.items():
+        yield _per_class(name, field, stats, model=True)
+    for field, name in VLLM_HISTOGRAMS.items():
+        yield _histogram(name, field, stats)
+    labels = ["model_name"]
+    used = 1 - stats.kv.blocks_free / stats.kv.blocks_total if stats.kv.blocks_total else 0.0
+    usage = GaugeMetricFamily(
+        "vllm:kv_cache_usage_perc", "Share of KV blocks in use, 1 is all", labels=labels
+    )
+    usage.add_metric([stats.model], used)
+    yield usage
+
+
+def _histogram(name: str, field: str, stats: Stats) -> Metric:
+    family = HistogramMetricFamily(name, _HELP[field], labels=["model_name", "class"])
+    for klass, latency in (("rt", stats.rt_latency), ("be", stats.be_latency)):
+        seen: Distribution = getattr(latency, field)
+        if seen.counts:
+            family.add_metric([stats.model, klass], _buckets(field, seen), sum_value=seen.sum_s)
+    return family
+
+
+def _buckets(field: str, seen: Distribution) -> list[tuple[str, float]]:
+    """Prometheus adds up: each bucket counts what the smaller ones have as well."""
+    bounds = [*(str(bound_s) for bound_s in BOUNDS_S[field]), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(seen.counts)), strict=True))
+
+
+_HELP = {
+    "ttft": "From a request's arrival to its first token",
+    "tpot": "Mean time of a request's tokens after the first",
+    "itl": "From one token of a request to its next",
+    "e2e": "From a request's arrival to its last token",
+}
+
+
+# -- pieces -------------------------------------------------------------------------------------
+
+
+def _per_class(name: str, field: str, stats: Stats, *, model: bool = False) -> Metric:
     kind = GaugeMetricFamily if field in GAUGES else CounterMetricFamily
-    noun = "requests_" if field in ("running", "waiting", "finished", "in_time") else ""
-    family = kind(f"bros_{noun}{_unit(field)}", _help(field), labels=["class"])
-    family.add_metric(["rt"], getattr(stats.rt, field))
-    family.add_metric(["be"], getattr(stats.be, field))
+    family = kind(name, _help(field), labels=["model_name", "class"] if model else ["class"])
+    for klass, row in (("rt", stats.rt), ("be", stats.be)):
+        labels = [stats.model, klass] if model else [klass]
+        family.add_metric(labels, getattr(row, field))
     return family
 
 

@@ -21,10 +21,19 @@ import zmq
 
 from bros.brosd import wire
 from bros.brosd.link import encode, ipc
+from terminal import Terminal
 
 DEADLINE_S = 60.0
 ANSWER = ["The capital", " is **Paris**", ".\n\n", "It is", " in France."]
 POLL_MS = 20
+
+
+def worker(index: int) -> wire.WorkerStats:
+    """A worker with blocks of every use."""
+    blocks = wire.BlockMap(
+        free=300, cached=200, rt=250, be=150, saved=80, shared=20, cells="RRXBBSc..." * 30
+    )
+    return wire.WorkerStats(f"worker-{index}", ready=True, running=(2, 30), blocks=blocks)
 
 
 def stats(**changes: Any) -> wire.Stats:
@@ -42,11 +51,29 @@ def stats(**changes: Any) -> wire.Stats:
         "prediction_error_p95": 0.12,
         "worker_restarts": 1,
         "tokenizer_restarts": 0,
-        "rt": wire.ClassStats(running=2, output_tokens=640),
+        "rt": wire.ClassStats(running=2, finished=200, in_time=190, output_tokens=640),
         "be": wire.ClassStats(running=30, waiting=11, finished=7),
         "kv": wire.KvStats(blocks_total=1000, blocks_free=750, saved_blocks=12),
+        "slo": wire.Slo(ttft_s=0.5, tpot_s=0.08),
+        "rt_latency": wire.LatencyStats(
+            ttft=wire.Distribution(recent=9, p50_s=0.085, p95_s=0.21, p99_s=0.61),
+            tpot=wire.Distribution(recent=9, p50_s=0.031, p95_s=0.035, p99_s=0.041),
+            recent_finished=50,
+            recent_in_time=49,
+        ),
+        "workers": [worker(0)],
     }
     return wire.Stats(**{**known, **changes})
+
+
+def later(stats: wire.Stats) -> wire.Stats:
+    """What a busy daemon says a second later."""
+    more = {"rt": 30, "be": 400}
+    rows = {
+        name: msgspec.structs.replace(row, output_tokens=row.output_tokens + more[name])
+        for name, row in (("rt", stats.rt), ("be", stats.be))
+    }
+    return msgspec.structs.replace(stats, uptime_s=stats.uptime_s + 1, **rows)
 
 
 @dataclass
@@ -91,6 +118,7 @@ class FakeTokenizer:
         self.lines_per_fetch = 10
         self.hold_at = 10**9  # jobs get no results beyond so many
         self.deaf = 0  # how many messages to overlook
+        self.busy = False  # whether each `StatusQuery` finds the daemon a second older
         self.stats: wire.Stats | None = stats()
         self.seen: list[Any] = []
         self._news = threading.Condition()
@@ -165,6 +193,8 @@ class FakeTokenizer:
                 self._streams.pop((peer, rid), None)
             case wire.StatusQuery(rid=rid):
                 self._send(peer, wire.Status(rid=rid, stats=self.stats))
+                if self.busy and self.stats:
+                    self.stats = later(self.stats)
             case wire.JobPut(rid=rid):
                 self._put(peer, message)
             case wire.JobList(rid=rid):
@@ -249,7 +279,12 @@ def tokenizer(runtime: Path) -> Iterator[FakeTokenizer]:
 @pytest.fixture
 def environ(runtime: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("BROS_", "FORCE_COLOR"))}
-    return {**kept, "BROS_RUNTIME_DIR": str(runtime), "PYTHONUNBUFFERED": "1"}
+    return {
+        **kept,
+        "BROS_RUNTIME_DIR": str(runtime),
+        "PYTHONUNBUFFERED": "1",
+        "XDG_STATE_HOME": str(runtime),
+    }
 
 
 @pytest.fixture
@@ -268,6 +303,21 @@ def bros(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Co
         )
 
     return run
+
+
+@pytest.fixture
+def terminal(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
+    """Run `bros ARGUMENTS` on a terminal of a size; more of the environment as keywords."""
+    opened: list[Terminal] = []
+
+    def open_(*arguments: str, size: tuple[int, int] = (80, 24), **extra: str) -> Terminal:
+        command = [sys.executable, "-m", "bros.cli.app", *arguments]
+        opened.append(Terminal(command, {**environ, **extra}, tmp_path, *size))
+        return opened[-1]
+
+    yield open_
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import json
-import os
-import pty
 import re
-import select
 import signal
-import struct
-import termios
-import time
-from collections.abc import Callable, Iterator
-from fcntl import ioctl
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from bros.brosd import wire
+from terminal import Terminal
 
 Bros = Callable[..., Any]
 ANSWER = b"The capital is **Paris**.\n\nIt is in France.\n"
 TIMINGS = rb"TTFT \d+ ms, TPOT \d+\.\d ms, 5 tokens, \d+\.\d tokens/s"
-DEADLINE_S = 60.0
 
 
 def body(ask: wire.Ask) -> dict[str, Any]:
@@ -95,155 +86,191 @@ def test_ctrl_c_stops_the_request_too(tokenizer: Any, start_bros: Bros) -> None:
     assert tokenizer.wait_for(wire.Cancel)
 
 
-class Terminal:
-    """A program on a pseudo-terminal: what was typed and what is on it, without colours."""
-
-    def __init__(self, start: Bros, *arguments: str, environ: dict[str, str]) -> None:
-        self._fd, child = pty.openpty()
-        ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = start(
-            *arguments,
-            stdin=child,
-            stdout=child,
-            stderr=child,
-            env={**environ, "TERM": "xterm-256color"},
-            preexec_fn=lambda: os.login_tty(child),
-        )
-        os.close(child)
-        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-        self.raw = ""
-        self._text = ""
-
-    def type(self, keys: str) -> None:
-        os.write(self._fd, keys.encode())
-
-    def type_until(self, key: str, pattern: str) -> None:
-        """Type until it is noticed: input() misses a signal just before it begins to wait."""
-        for _ in range(30):
-            self.type(key)
-            with contextlib.suppress(AssertionError):
-                self.expect(pattern, within_s=2)
-                return
-        pytest.fail(f"{key!r} was typed in vain")
-
-    def expect(self, pattern: str, within_s: float = DEADLINE_S) -> str:
-        """What came since the last match, up to the end of this one."""
-        deadline_s = time.monotonic() + within_s
-        while not (found := re.search(pattern, self._text, re.DOTALL)):
-            left_s = deadline_s - time.monotonic()
-            assert left_s > 0, f"{pattern!r} is not in {self._text!r}"
-            if select.select([self._fd], [], [], left_s)[0]:
-                self._read()
-        before, self._text = self._text[: found.end()], self._text[found.end() :]
-        return before
-
-    def _read(self) -> None:
-        piece = self._decode(os.read(self._fd, 65536))
-        self.raw += piece
-        self._text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", self._text + piece)
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-
-@pytest.fixture
-def terminal(start_bros: Bros, environ: dict[str, str]) -> Iterator[Callable[..., Terminal]]:
-    opened: list[Terminal] = []
-
-    def open_(*arguments: str, **extra: str) -> Terminal:
-        opened.append(Terminal(start_bros, *arguments, environ={**environ, **extra}))
-        return opened[-1]
-
-    yield open_
-    for each in opened:
-        each.close()
-
-
-PROMPT = r"\n> $"
+Open = Callable[..., Terminal]
+SIZES = [(80, 24), (200, 60)]
 TIMING_LINE = TIMINGS.decode()
 
 
-def test_a_conversation(tokenizer: Any, terminal: Callable[..., Terminal]) -> None:
-    screen = terminal("chat", "--system", "Be brief.")
-    screen.expect(PROMPT)
-    screen.type("What is the capital?\n")
-    shown = screen.expect(TIMING_LINE)
+def ask(screen: Terminal, question: str) -> str:
+    """Type a question and wait for its answer's end."""
+    before = screen.scrolled.count("TTFT")
+    ready(screen)
+    screen.type(f"{question}\r")
+    screen.expect_that(lambda: screen.scrolled.count("TTFT") > before)
+    return screen.text
+
+
+def ready(screen: Terminal) -> None:
+    """Wait for a prompt with nothing behind it."""
+    screen.expect_that(lambda: screen.lines[screen.cursor[0]] == ">" and screen.cursor[1] == 2)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_conversation(tokenizer: Any, terminal: Open, size: tuple[int, int]) -> None:
+    screen = terminal("chat", "--system", "Be brief.", size=size)
+    shown = ask(screen, "What is the capital?")
     assert "The capital is Paris." in shown  # rendered: no asterisks at the end
     assert "It is in France." in shown
-    screen.expect(PROMPT)
-    screen.type("And then?\n")
-    screen.expect(TIMING_LINE)
+    assert re.search(TIMING_LINE + r", context 0%, SLO (met|missed)", shown)
+    assert all(len(line) <= size[0] for line in screen.lines)
+    ask(screen, "And then?")
+    ready(screen)
+    screen.expect(r"smollm2-135m-instruct, context 10 of 2,048 tokens, SLO met \d of 2")
     roles = [message["role"] for message in body(tokenizer.wait_for(wire.Ask, 2))["messages"]]
     assert roles == ["system", "user", "assistant", "user"]
-    screen.type("/clear\n")
+    screen.type("/clear\r")
     screen.expect("forgotten")
-    screen.type("Who?\n")
-    screen.expect(TIMING_LINE)
+    ask(screen, "Who?")
     messages = body(tokenizer.wait_for(wire.Ask, 3))["messages"]
     assert [message["content"] for message in messages] == ["Be brief.", "Who?"]
-    screen.expect(PROMPT)
+    ready(screen)
     screen.type("\x04")
-    assert screen.process.wait(DEADLINE_S) == 0
+    assert screen.wait() == 0
 
 
-def test_ctrl_c_stops_the_answer_not_the_program(
-    tokenizer: Any, terminal: Callable[..., Terminal]
-) -> None:
+def test_ctrl_c_stops_the_answer_not_the_program(tokenizer: Any, terminal: Open) -> None:
     screen = terminal("chat")
-    screen.expect(PROMPT)
-    screen.type("endless\n")
+    ready(screen)
+    screen.type("endless\r")
     screen.expect("on and on")
     screen.type("\x03")
     screen.expect("stopped; TTFT")
     assert tokenizer.wait_for(wire.Cancel)
-    screen.expect(PROMPT)
+    ready(screen)
     screen.type("half a line")
-    screen.expect("half a line")
-    screen.type_until("\x03", PROMPT)
-    screen.type("hi\n")
-    screen.expect(TIMING_LINE)
+    screen.expect("> half a line")
+    screen.type("\x03")
+    ask(screen, "hi")
     asked = body(tokenizer.wait_for(wire.Ask, 2))["messages"]
     assert [message["role"] for message in asked] == ["user", "assistant", "user"]
     assert asked[1]["content"].startswith("on and ")
-    screen.expect(PROMPT)
-    screen.type("/exit\n")
-    assert screen.process.wait(DEADLINE_S) == 0
+    ready(screen)
+    screen.type("/exit\r")
+    assert screen.wait() == 0
 
 
-def test_errors_leave_the_conversation(tokenizer: Any, terminal: Callable[..., Terminal]) -> None:
+def test_several_lines_and_history(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path)}
+    screen = terminal("chat", **state)
+    ask(screen, "one\x1b\rtwo\\\rthree")
+    ask(screen, '"""four\r\rfive"""')
+    pasted = "\x1b[200~six\nseven\x1b[201~"
+    ask(screen, pasted)
+    questions = [body(ask)["messages"][-1]["content"] for ask in asks(tokenizer)]
+    assert questions == ["one\ntwo\nthree", "four\n\nfive", "six\nseven"]
+    ready(screen)
+    screen.type("\x04")
+    assert screen.wait() == 0
+    history = tmp_path / "bros" / "chat_history"
+    assert history.stat().st_mode & 0o777 == 0o600
+    again = terminal("chat", **state)
+    ready(again)
+    again.type("\x1b[A")
+    again.expect("> six\n. seven")
+
+
+def asks(tokenizer: Any) -> list[wire.Ask]:
+    return [message for message in tokenizer.seen if isinstance(message, wire.Ask)]
+
+
+def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
+    screen = terminal("chat", XDG_STATE_HOME=str(tmp_path))
+    ready(screen)
+    for line, answer in (
+        ("/system Be kind.", "system message: Be kind."),
+        ("/system", "system message: Be kind."),
+        ("/params", r"parameters: temperature 0\.7"),
+        ("/params seed 7", r"parameters: temperature 0\.7, seed 7"),
+        ("/params ttft_ms 900", r"parameters: .*ttft_ms 900"),
+        ("/params temperature default", r"parameters: seed 7, ttft_ms 900"),
+        ("/params colour red", "error: colour is no parameter; there are temperature"),
+        ("/params seed red", "error: seed is a number"),
+        ("/params seed", "error: a value is missing: /params seed VALUE"),
+        ("/model", "model: smollm2-135m-instruct, up to 2,048 tokens"),
+        ("/model gpt-x", "error: gpt-x is not served here"),
+        ("/retry", "error: there is no question yet"),
+        ("/load nothing", "error: there is no conversation nothing; saved: none"),
+        ("/save no/such/folder/", "error: no/such/folder: No such file or directory"),
+        ("/save", "error: a name is missing: /save NAME"),
+        ("/nonsense", "/nonsense is no command"),
+        ("/clear", "the conversation is forgotten"),
+    ):
+        screen.type(f"{line}\r")
+        screen.expect(rf"> {re.escape(line)}\n+{answer}")
+        ready(screen)
+        screen.type("\x0c")  # Ctrl-L clears the screen
+        screen.expect_that(lambda: screen.cursor[0] == 0)
+    ask(screen, "hi")
+    ready(screen)
+    screen.type("/save talk\r")
+    screen.expect("saved as .*talk.json")
+    ask(screen, "/retry")
+    assert [body(ask) for ask in asks(tokenizer)] == 2 * [
+        {
+            "model": "smollm2-135m-instruct",
+            "seed": 7,
+            "slo": {"ttft_ms": 900.0},
+            "messages": [
+                {"role": "system", "content": "Be kind."},
+                {"role": "user", "content": "hi"},
+            ],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    ]
+    ready(screen)
+    screen.type("/clear\r")
+    screen.expect("forgotten")
+    ready(screen)
+    screen.type("/load talk\r")
+    screen.expect("talk: 2 messages")
+    ask(screen, "more")
+    assert len(body(asks(tokenizer)[-1])["messages"]) == 4
+    ready(screen)
+    screen.type("/stats\r")
+    screen.expect(r"this session: 3 answers, 15 tokens, mean TTFT.*real-time 2 running.*SLO met 95")
+
+
+def test_slash_commands_are_completed(tokenizer: Any, terminal: Open) -> None:
     screen = terminal("chat")
-    screen.expect(PROMPT)
-    screen.type("refuse\n")
+    ready(screen)
+    screen.type("/sy")
+    screen.expect("/system +the system message")
+    screen.type("\t")
+    screen.expect("> /system$")
+    screen.type("\r Be kind.\r")
+    screen.expect("system message: Be kind.")
+    ready(screen)
+    screen.type("/help\r")
+    shown = screen.expect("Ctrl-D leaves")
+    for name in ("system", "model", "params", "save", "load", "retry", "clear", "stats", "help"):
+        assert f"/{name} " in shown
+
+
+def test_errors_leave_the_conversation(tokenizer: Any, terminal: Open) -> None:
+    screen = terminal("chat")
+    ready(screen)
+    screen.type("refuse\r")
     screen.expect(r"error: too long: 9 tokens.*/clear")
-    screen.expect(PROMPT)
-    screen.type("hang\n")
+    ready(screen)
+    screen.type("hang\r")
     screen.expect("well,")
     tokenizer.stop()
     screen.expect("error: the server restarted")
     tokenizer.start()
-    screen.expect(PROMPT)
-    screen.type("/nonsense\n")
-    screen.expect("/nonsense is no command")
-    screen.type("/help\n")
-    screen.expect("Ctrl-C stops an answer")
-    screen.expect(PROMPT)
-    screen.type("hi\n")
-    screen.expect(TIMING_LINE)
-    last = [message for message in tokenizer.seen if isinstance(message, wire.Ask)][-1]
-    assert [message["content"] for message in body(last)["messages"]] == ["hi"]
+    ask(screen, "/usr/bin is a folder")
+    messages = body(asks(tokenizer)[-1])["messages"]
+    assert [message["content"] for message in messages] == ["/usr/bin is a folder"]
 
 
-def test_no_color(tokenizer: Any, terminal: Callable[..., Terminal]) -> None:
+def test_no_color(tokenizer: Any, terminal: Open) -> None:
     screen = terminal("chat", NO_COLOR="1")
-    screen.expect(PROMPT)
-    screen.type("hi\n")
-    screen.expect(TIMING_LINE)
-    assert not re.search(r"\x1b\[(3[0-7]|9[0-7]|38)", screen.raw)
+    ask(screen, "hi")
+    ready(screen)
+    assert not re.search(rb"\x1b\[([0-9;]*;)?(3[0-7]|9[0-7]|38;[0-9;]*)m", screen.raw)
 
 
-def test_progress_on_a_terminal(
-    tokenizer: Any, terminal: Callable[..., Terminal], tmp_path: Any
-) -> None:
+def test_progress_on_a_terminal(tokenizer: Any, terminal: Open, tmp_path: Any) -> None:
     line = b'{"custom_id": "a", "url": "/v1/completions"}\n'
     (tmp_path / "b.jsonl").write_bytes(line * 25)
     tokenizer.hold_at = 12
@@ -251,4 +278,4 @@ def test_progress_on_a_terminal(
     screen.expect(r"12/25 0 failed.*left")
     tokenizer.hold_at = 25
     screen.expect(r"25 of 25 lines done, 0 failed in .*output tokens/s")
-    assert screen.process.wait(DEADLINE_S) == 0
+    assert screen.wait() == 0

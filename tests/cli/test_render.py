@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bros.cli.markdown import split_blocks
+from bros.cli.chat.markdown import split_blocks
 from bros.cli.render import duration, printable
 
 

@@ -66,12 +66,12 @@ def kill_one_while_all_run(
     """No token changes, and in the end all workers serve again and have nothing left."""
     with ThreadPoolExecutor(2 * len(prompts)) as pool:
         outputs = ask_all(server, prompts, pool)
-        wait_until(lambda: all(worker["running"] >= 3 for worker in workers(server)))
+        wait_until(lambda: all(sum(worker["running"]) >= 3 for worker in workers(server)))
         os.kill(victim, signal.SIGKILL)
         assert list(outputs) == expected * 2
-    wait_until(lambda: all(worker["state"] == "ready" for worker in workers(server)))
+    wait_until(lambda: all(worker["ready"] for worker in workers(server)))
     assert sum(worker["restarts"] for worker in workers(server)) == 1
-    assert all(worker["running"] == worker["waiting"] == 0 for worker in workers(server))
+    assert all(worker["running"] == worker["waiting"] == [0, 0] for worker in workers(server))
     assert server.stop().returncode == 0
 
 

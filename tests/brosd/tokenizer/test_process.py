@@ -96,6 +96,7 @@ def stats(state: str = "ready", max_len: int = 512) -> wire.Stats:
         rt=wire.ClassStats(),
         be=wire.ClassStats(),
         kv=wire.KvStats(blocks_total=8, blocks_free=8),
+        slo=wire.Slo(ttft_s=0.5, tpot_s=0.08),
     )
 
 

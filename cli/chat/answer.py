@@ -22,6 +22,7 @@ class Answer:
         self.text = ""
         self.finish_reason: str | None = None
         self.output_tokens: int | None = None  # None if the answer was stopped
+        self.total_tokens: int | None = None  # with the prompt
 
     def __iter__(self) -> Self:
         return self
@@ -31,6 +32,7 @@ class Answer:
             chunk = next(self._chunks)
             if usage := chunk.get("usage"):
                 self.output_tokens = usage["completion_tokens"]
+                self.total_tokens = usage["total_tokens"]
             for choice in chunk.get("choices", ()):
                 self.finish_reason = choice.get("finish_reason") or self.finish_reason
                 if piece := choice.get("delta", {}).get("content"):

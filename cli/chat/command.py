@@ -1,14 +1,15 @@
-"""`bros chat`: real-time questions, in a loop on a terminal, or one at a time in scripts."""
+"""Which chat it is: a conversation on a terminal, or one question from a script."""
 
 from __future__ import annotations
 
 import sys
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
-from bros.brosd.api import Client
-from bros.cli.answer import Answer
+from bros.brosd.api import Client, Stats
+from bros.brosd.config import user_dir
+from bros.cli.chat.answer import Answer
+from bros.cli.chat.conversation import Conversation
 from bros.cli.errors import InputError
 from bros.cli.render import print_json, printable
 from bros.cli.target import Target
@@ -29,14 +30,15 @@ def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) 
     if once is None and sys.stdin.isatty():
         if json or not sys.stdout.isatty():
             raise InputError("there is no question: use --once QUESTION, or pipe one in")
-        from bros.cli.repl import converse
+        from bros.cli.chat.repl import converse
 
         with target.connect() as client:
-            converse(client, body(client, target, options), options.system)
+            stats = client.status()
+            converse(client, stats, conversation(stats, target, options), user_dir())
         return
     question = read_question(once)
     with target.connect() as client:
-        _answer_once(client, body(client, target, options), options.system, question, json)
+        _answer_once(client, conversation(client.status(), target, options), question, json)
 
 
 def read_question(once: str | None) -> str:
@@ -47,35 +49,19 @@ def read_question(once: str | None) -> str:
     return question.strip() if once is None else question
 
 
-def body(client: Client, target: Target, options: ChatOptions) -> dict[str, Any]:
-    """The request, but for its messages."""
-    model = options.model
-    if model is None:
-        stats = client.status()
-        model = stats.model if stats else target.load().model.name
-    body: dict[str, Any] = {"model": model, "temperature": options.temperature}
-    return body if options.max_tokens is None else {**body, "max_tokens": options.max_tokens}
+def conversation(stats: Stats | None, target: Target, options: ChatOptions) -> Conversation:
+    """An empty conversation with the model that is served."""
+    served = stats.model if stats else target.load().model.name
+    params: dict[str, float | int] = {"temperature": options.temperature}
+    if options.max_tokens is not None:
+        params["max_tokens"] = options.max_tokens
+    return Conversation(options.model or served, options.system, dict(params))
 
 
-def message(role: str, content: str) -> dict[str, str]:
-    """One message; bytes that the terminal's encoding could not read become U+FFFD."""
-    return {
-        "role": role,
-        "content": content.encode(errors="surrogateescape").decode(errors="replace"),
-    }
-
-
-def opening(system: str | None) -> list[dict[str, str]]:
-    """What a conversation begins with."""
-    return [] if system is None else [message("system", system)]
-
-
-def _answer_once(
-    client: Client, body: dict[str, Any], system: str | None, question: str, json: bool
-) -> None:
-    body["messages"] = [*opening(system), message("user", question)]
+def _answer_once(client: Client, conversation: Conversation, question: str, json: bool) -> None:
+    conversation.ask(question)
     clean = printable if sys.stdout.isatty() else str
-    with closing(Answer(client, body)) as answer:
+    with closing(Answer(client, conversation.body())) as answer:
         for piece in answer:
             if not json:
                 print(clean(piece), end="", flush=True)

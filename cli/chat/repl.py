@@ -1,0 +1,111 @@
+"""The chat loop on a terminal: questions, answers as growing Markdown, a line of timings."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from bros.brosd.api import ApiError, Client, ClientError, Stats
+from bros.cli.chat.answer import Answer
+from bros.cli.chat.conversation import Conversation, Shelf
+from bros.cli.chat.markdown import MarkdownStream
+from bros.cli.chat.prompt import Prompt, no_echo
+from bros.cli.chat.slash import Slash, is_command
+from bros.cli.chat.tally import Tally
+from bros.cli.errors import one_line
+from bros.cli.render import printable
+
+
+def converse(client: Client, stats: Stats | None, conversation: Conversation, home: Path) -> None:
+    """Ask and answer until the user leaves. `home` is where the user's history is kept."""
+    chat = Chat(client, stats, conversation, Shelf(home / "chats"))
+    prompt = Prompt(home / "chat_history", chat.slash.complete, chat.status)
+    chat.say(f"{conversation.model} -- /help for help, Ctrl-D to leave")
+    while not chat.over and (line := prompt.read()) is not None:
+        chat.take(line)
+
+
+class Chat:
+    """A conversation, and the screen."""
+
+    def __init__(
+        self, client: Client, stats: Stats | None, conversation: Conversation, shelf: Shelf
+    ) -> None:
+        self._client = client
+        self._stats = stats
+        self._console = Console(highlight=False)
+        self.conversation = conversation
+        self.shelf = shelf
+        self.tally = Tally()
+        self.slash = Slash(self)
+        self.over = False
+
+    def take(self, line: str) -> None:
+        """Obey a command, or answer a question."""
+        if is_command(line):
+            self.slash.run(line)
+        else:
+            self.answer(line)
+
+    def say(self, text: str) -> None:
+        """Something that is not the model's."""
+        self._console.print(text, style="dim", markup=False)
+
+    def complain(self, error: Exception) -> None:
+        """What went wrong, and what to do if that is known."""
+        self._console.print(f"error: {one_line(error)}", style="red", markup=False)
+        if isinstance(error, ApiError) and error.code == "context_length_exceeded":
+            self.say("/clear starts a new conversation")
+
+    def status(self) -> str:
+        """What stands below the question that is being typed."""
+        return ", ".join([self.conversation.model, *self.tally.status(self.max_len)])
+
+    @property
+    def max_len(self) -> int:
+        """Tokens that a conversation can have; 0 if that is not known."""
+        return self._stats.max_len if self._stats else 0
+
+    def daemon(self) -> Stats | None:
+        """The daemon's statistics, as they are now."""
+        self._stats = self._client.status() or self._stats
+        return self._stats
+
+    def answer(self, question: str) -> None:
+        """A question that fails leaves the conversation as it was, a stopped answer stays."""
+        self.conversation.ask(question)
+        answer = Answer(self._client, self.conversation.body())
+        try:
+            stopped = self._show(answer)
+        except ClientError as error:
+            self.conversation.take_back()
+            self.complain(error)
+            return
+        self.conversation.answered(answer.text)
+        self.tally.add(answer)
+        self.say(", ".join([f"{stopped}{answer.timings()}", *self._verdict(answer)]))
+
+    def _show(self, answer: Answer) -> str:
+        with closing(answer), no_echo():
+            try:
+                with MarkdownStream(self._console) as screen:
+                    for piece in answer:
+                        screen.add(printable(piece))
+            except KeyboardInterrupt:
+                return "stopped; "
+        return ""
+
+    def _verdict(self, answer: Answer) -> list[str]:
+        """How full the context is, and whether the answer came as fast as it should."""
+        parts = []
+        if answer.total_tokens and self.max_len:
+            parts.append(f"context {answer.total_tokens / self.max_len:.0%}")
+        if self._stats and answer.ttft_s is not None:
+            ttft_s = self.conversation.objective_s("ttft", self._stats.slo.ttft_s)
+            tpot_s = self.conversation.objective_s("tpot", self._stats.slo.tpot_s)
+            met = answer.ttft_s <= ttft_s and (answer.tpot_s or 0.0) <= tpot_s
+            self.tally.judge(met)
+            parts.append("SLO met" if met else "SLO missed")
+        return parts

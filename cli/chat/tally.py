@@ -1,0 +1,52 @@
+"""How the answers of a session went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bros.cli.chat.answer import Answer
+
+
+@dataclass
+class Tally:
+    """Sums over answers, and the last one's context."""
+
+    answers: int = 0
+    output_tokens: int = 0
+    ttft_s: float = 0.0  # of all answers with text together
+    with_text: int = 0
+    judged: int = 0
+    met: int = 0
+    context: int | None = None  # tokens of the conversation, None if it is not known
+
+    def add(self, answer: Answer) -> None:
+        """An answer is over."""
+        self.answers += 1
+        self.output_tokens += answer.output_tokens or 0
+        self.context = answer.total_tokens
+        if answer.ttft_s is not None:
+            self.with_text += 1
+            self.ttft_s += answer.ttft_s
+
+    def judge(self, met: bool) -> None:
+        """Whether an answer met its objectives."""
+        self.judged += 1
+        self.met += met
+
+    def status(self, max_len: int) -> list[str]:
+        """Pieces of a status line."""
+        parts = []
+        if max_len:
+            parts.append(f"context {self.context or 0:,} of {max_len:,} tokens")
+        if self.judged:
+            parts.append(f"SLO met {self.met} of {self.judged}")
+        return parts
+
+    def summary(self) -> str:
+        """The session in a line."""
+        parts = [f"{self.answers} answers", f"{self.output_tokens:,} tokens"]
+        if self.with_text:
+            parts.append(f"mean TTFT {self.ttft_s / self.with_text * 1000:.0f} ms")
+        if self.judged:
+            parts.append(f"SLO met {self.met} of {self.judged}")
+        return ", ".join(parts)

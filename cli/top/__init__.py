@@ -1,0 +1,1 @@
+"""`bros top`: what the daemon does, live."""

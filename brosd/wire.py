@@ -7,6 +7,7 @@ each hop once, block ids never do: workers read them in the shared block table.
     client -> tokenizer     FromClient          tokenizer -> client     ToClient
     tokenizer -> daemon     ToDaemon            daemon -> tokenizer     ToTokenizer
     worker -> daemon        ToDaemon            daemon -> worker        ToWorker
+                                                worker -> its followers ToFollower
 """
 
 from __future__ import annotations
@@ -190,6 +191,25 @@ class Stop(Message, tag="stop"):
 
 
 ToWorker = Attach | StepPlan | Stop
+
+
+# -- first process of a worker -> the others that share its model -------------------------------
+
+
+class Rehearse(Message, tag="rehearse"):
+    """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up."""
+
+    starts: list[int]
+    counts: list[int]
+
+
+class Sampled(Message, tag="sampled"):
+    """The tokens of the last plan, which only the first process draws."""
+
+    tokens: bytes
+
+
+ToFollower = Attach | Rehearse | StepPlan | Sampled | Stop
 
 
 # -- daemon -> tokenizer ------------------------------------------------------------------------

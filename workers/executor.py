@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from bros.brosd.config import Config
@@ -21,6 +21,7 @@ from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
 from bros.workers.linear import can_pack, pack_linears
+from bros.workers.parallel import ALONE, Ranks, Shards
 from bros.workers.sampler import Draw, sample
 from bros.workers.shape import ModelShape
 
@@ -64,34 +65,49 @@ def _attend(
 
 transformers_logging.disable_progress_bar()  # this process logs, it has no terminal
 AttentionInterface.register(ATTENTION_NAME, _attend)
-AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)  # the kernels mask
+# No mask is registered under that name, so transformers makes none: the kernels mask.
 
 
 class Executor:
     """The model, its KV pool, and the rows that it knows."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        """Load the model. UnsupportedModel if its attention is not ours to compute."""
+    def __init__(self, folder: Path, config: Config, ranks: Ranks = ALONE) -> None:
+        """Load the model, or this rank's part. UnsupportedModel if it is not ours to compute."""
         self._config = config
+        self._ranks = ranks
         self._dtype = DTYPES[config.model.dtype]
         self.shape = ModelShape.of(folder)
-        self._model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=self._dtype,
-            attn_implementation=ATTENTION_NAME,
-            local_files_only=True,
-        ).eval()
-        if can_pack(self._dtype):
-            pack_linears(self._model)
+        self._kv_heads = self.shape.kv_heads  # of this rank
+        self._model = self._load(folder)
+        self._sampled: list[Row] = []  # whose next tokens are due
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None
         self._checkpoints: Checkpoints | None = None
         self._max_len = 0
 
+    def _load(self, folder: Path) -> torch.nn.Module:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=self._dtype,
+            attn_implementation=ATTENTION_NAME,
+            local_files_only=True,
+        ).eval()
+        if self._ranks.size > 1:
+            shards = Shards(self._ranks, self.shape)
+            shards.cut(model)
+            self._kv_heads = shards.num_kv_heads
+        self._place(model)
+        return model  # type: ignore[no-any-return]
+
+    def _place(self, model: torch.nn.Module) -> None:
+        """Put the model where it runs, as it runs fastest."""
+        if can_pack(self._dtype):
+            pack_linears(model)
+
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token, in all layers."""
+        """Bytes of keys and values of one token, in all layers and on all ranks."""
         shape = self.shape
         return KvPool.bytes_per_token(shape.num_layers, shape.kv_heads, shape.head_dim, self._dtype)
 
@@ -116,7 +132,7 @@ class Executor:
             shape.num_layers,
             geometry.num_blocks,
             geometry.block_size,
-            shape.kv_heads,
+            self._kv_heads,
             shape.head_dim,
             self._dtype,
         )
@@ -127,8 +143,13 @@ class Executor:
 
     def warm_up(self) -> None:
         """Compile kernels and let libraries choose theirs: a chunk and a decode."""
-        for count in (min(32, self._max_len), 1):
-            self.rehearse([0], [count])
+        for starts, counts in self.warm_up_shapes:
+            self.rehearse(starts, counts)
+
+    @property
+    def warm_up_shapes(self) -> list[tuple[list[int], list[int]]]:
+        """Starts and counts of the iterations of `warm_up`."""
+        return [([0], [min(32, self._max_len)]), ([0], [1])]
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:
         """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up.
@@ -146,19 +167,46 @@ class Executor:
             block_size=self._config.kv.block_size,
         )
         ids = np.zeros(int(count.sum()), np.int32)
-        logits = self._forward(ids, batch, batch.offsets[1:] - 1)
-        sample(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(starts))
+        last = batch.offsets[1:] - 1
+        logits = self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
+        self._draw(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(logits))
 
-    def copy(self, plan: StepPlan) -> Copied:
+    def copy(self, plan: StepPlan) -> None:
         """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""
         if self._view is None or self._checkpoints is None:
             raise RuntimeError("attach() first")
-        return self._checkpoints.run(self._view.copies[: plan.num_copies])
+        self._checkpoints.run(self._view.copies[: plan.num_copies])
+
+    def copied(self) -> Copied:
+        """What the copies of the last plan took."""
+        return self._checkpoints.copied() if self._checkpoints else Copied()
 
     def step(self, plan: StepPlan) -> list[int]:
         """Run one iteration; the sampled ids, in plan order, of the rows that sampled."""
         if not plan.rows:
             return []
+        logits = self._compute(plan)
+        tokens = self._draw(logits, [row.draw() for row in self._sampled])
+        self.take(tokens)
+        return tokens
+
+    def follow(self, plan: StepPlan) -> None:
+        """Run one iteration of which another rank draws the tokens: `take` comes next."""
+        if plan.rows:
+            self._compute(plan)
+
+    def take(self, tokens: list[int]) -> None:
+        """Append the last iteration's tokens to their rows."""
+        for row, token in zip(self._sampled, tokens, strict=True):
+            if row.length < len(row.tokens):
+                row.append(token)
+
+    def _draw(self, logits: torch.Tensor, draws: list[Draw]) -> list[int]:
+        tokens: list[int] = sample(logits, draws).tolist()
+        return tokens
+
+    def _compute(self, plan: StepPlan) -> torch.Tensor:
+        """The logits of the rows that sample, which are then `_sampled`."""
         for fresh in plan.fresh:
             self._rows[fresh.row] = self._known(fresh)
         rows, starts, counts = (
@@ -171,14 +219,9 @@ class Executor:
         )
         ends = starts + counts
         sampling = np.array([end == row.length for row, end in zip(known, ends, strict=True)])
+        self._sampled = [row for row, samples in zip(known, sampling, strict=True) if samples]
         last = batch.offsets[1:][sampling] - 1
-        logits = self._forward(ids, batch, last)
-        sampled = [row for row, samples in zip(known, sampling, strict=True) if samples]
-        tokens: list[int] = sample(logits, [row.draw() for row in sampled]).tolist()
-        for row, token in zip(sampled, tokens, strict=True):
-            if row.length < len(row.tokens):
-                row.append(token)
-        return tokens
+        return self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
 
     def _known(self, fresh: Fresh) -> Row:
         tokens = np.empty(self._max_len, np.int32)

@@ -81,3 +81,18 @@ def test_two_workers_and_one_is_killed(
     """Both have requests; those of the killed one go on at the other."""
     server = make_server("model.dtype=float32", "worker.count=2")
     kill_one_while_all_run(server, prompts, expected, server.child("bros.workers"))
+
+
+def test_two_processes_share_the_model_and_one_is_killed(
+    prompts: list[list[int]], expected: list[list[int]], make_server: MakeServer
+) -> None:
+    """The default model has three KV heads: one process has two of them. No orphan is left."""
+    server = make_server("model.dtype=float32", "worker.tensor_parallel=2", "kv.num_blocks=60")
+    leader = server.child("bros.workers")
+    (follower,) = children(leader)
+    kill_one_while_all_run(server, prompts, expected, follower)
+    wait_until(lambda: not Path(f"/proc/{leader}").exists())
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

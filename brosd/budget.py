@@ -23,6 +23,8 @@ class Budget:
         self.load = Load()
         self.empty = True
         self._least_s = -math.inf  # time without which nothing more fits
+        self._first_s = cost.chunk_s(0, 1)  # of a decode, by its context: first and next key
+        self._next_s = cost.chunk_s(1, 1) - self._first_s
 
     @property
     def is_spent(self) -> bool:
@@ -49,12 +51,19 @@ class Budget:
 
     def _affordable(self, start: int, missing: int) -> int:
         if missing == 1:
-            return int(self._cost.chunk_s(start, 1) <= self.left_s)
+            return int(self._decode_s(start) <= self.left_s)
         return self._cost.count_within(start, self.left_s)
+
+    def _decode_s(self, start: int) -> float:
+        return self._first_s + start * self._next_s
+
+    def fits_decode(self, start: int, urgent: bool) -> bool:
+        """`fit` for a single token."""
+        return self._tokens > 0 and (urgent or self.empty or self._decode_s(start) <= self.left_s)
 
     def take(self, start: int, count: int) -> None:
         """A chunk is planned."""
-        seconds = self._cost.chunk_s(start, count)
+        seconds = self._decode_s(start) if count == 1 else self._cost.chunk_s(start, count)
         self.left_s -= seconds
         self.spent_s += seconds
         self._tokens -= count
@@ -68,4 +77,4 @@ class Budget:
         Nothing urgent may come after that.
         """
         self.left_s = max(min(self.left_s, limit_s - self.spent_s), least_s)
-        self._least_s = self._cost.chunk_s(0, 1)
+        self._least_s = self._first_s

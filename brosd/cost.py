@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,6 +34,12 @@ class Load:
     work: float = 0.0
     copies: float = 0.0
 
+    @property
+    def features(self) -> tuple[float, ...]:
+        """What the coefficients multiply, from c1 on."""
+        decode, prefill = self.decode_tokens, self.prefill_tokens
+        return decode, prefill, self.context_read, self.work, self.copies
+
     def add(self, start: int, count: int) -> None:
         """One more chunk: `count` tokens after `start` known ones."""
         if count == 1:
@@ -54,10 +60,12 @@ class CostModel:
         self._target = self._gram @ self._cost
         self._since_fit = 0
         self._errors: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # predicted, measured
+        self.margin_s = 0.0
+        """What 95 of 100 recent iterations took at most beyond their prediction; 0 if less."""
 
     def predict(self, load: Load) -> float:
         """Seconds that an iteration with this load takes."""
-        return float(self._cost[0] + self._cost[1:] @ astuple(load))
+        return float(self._cost[0] + self._cost[1:] @ load.features)
 
     @property
     def base_s(self) -> float:
@@ -97,7 +105,7 @@ class CostModel:
 
     def learn(self, load: Load, seconds: float) -> None:
         """The same, of an iteration that was not predicted for anybody, as of a profile."""
-        features = np.array((1.0, *astuple(load)))
+        features = np.array((1.0, *load.features))
         weight = 1 / max(seconds, 1e-6) ** 2
         self._gram = FADING * self._gram + weight * np.outer(features, features)
         self._target = FADING * self._target + weight * seconds * features
@@ -115,14 +123,10 @@ class CostModel:
                     rest = self._target[i] - self._gram[i] @ cost + self._gram[i, i] * cost[i]
                     cost[i] = max(0.0, rest / self._gram[i, i])
         self._cached = None
+        late = [measured - predicted for predicted, measured in self._errors]
+        self.margin_s = max(0.0, float(np.quantile(late, 0.95))) if late else 0.0
 
     # -- how good it is --------------------------------------------------------------------------
-
-    @property
-    def margin_s(self) -> float:
-        """What 95 of 100 recent iterations took at most beyond their prediction; 0 if less."""
-        late = [measured - predicted for predicted, measured in self._errors]
-        return max(0.0, float(np.quantile(late, 0.95))) if late else 0.0
 
     @property
     def relative_errors(self) -> tuple[float, float]:

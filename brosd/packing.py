@@ -105,7 +105,8 @@ class Packer:
                 if not self._try_admit(request, planned):
                     blocked.add(request.klass)
                     continue
-            chunk = self._chunk(request, budget, planned, urgent)
+            chunk = self._decode(request, budget, urgent)
+            chunk = chunk or self._chunk(request, budget, planned, urgent)
             if chunk is not None:
                 chunks.append(chunk)
                 planned.add(request)
@@ -182,6 +183,20 @@ class Packer:
         hurt = self.allocator.is_hurt(victim.row)
         return False, spared, not hurt, self.allocator.tail_loss(victim.row)
 
+    def _decode(self, request: Request, budget: Budget, urgent: bool) -> Chunk | None:
+        """The next token of a request that has all others in memory, and room for this one.
+
+        Most chunks are such; for all others, and if it does not fit, there is `_chunk`.
+        """
+        row, start = request.row, request.num_computed
+        known = start + 1
+        if row is None or known != len(request.tokens) or start != self.allocator.resident(row):
+            return None
+        if not (budget.fits_decode(start, urgent) and self.allocator.grow_by_one(row)):
+            return None
+        request.num_computed = known
+        return Chunk(request, row, start, 1, True)
+
     def _chunk(
         self, request: Request, budget: Budget, planned: set[Request], urgent: bool
     ) -> Chunk | None:
@@ -250,7 +265,7 @@ class Packer:
         """Bring back what BE rows lost and can have again, also if there was no budget to run."""
         for request in self.running:
             row = request.row
-            if request.klass is Klass.RT or request in planned or row is None:
+            if row is None or request in planned or not self.allocator.is_hurt(row):
                 continue
             if self.allocator.lacking(row) <= self.allocator.available(Klass.BE):
                 self.allocator.reuse(row)

@@ -111,8 +111,9 @@ class Allocator:
     def lacking(self, row: int) -> int:
         """Blocks that the row must take before it can hold all its known tokens."""
         held = self._rows[row]
-        stuck = self._must_move(held, len(held.chain))
-        return self.needed(held.chain, len(held.blocks)) + stuck
+        length, count = len(held.chain), len(held.blocks)
+        more = self.needed(held.chain, count) if count * self.block_size < length else 0
+        return more + self._must_move(held, length)
 
     def needed(self, chain: TokenChain, held: int = 0) -> int:
         """Blocks for a request's known tokens beyond those it holds and those others hold."""
@@ -145,7 +146,7 @@ class Allocator:
 
     def is_hurt(self, row: int) -> bool:
         """Whether the row has lost tokens that it had."""
-        return self._rows[row].resident < int(self.table.num_tokens[row])
+        return self._rows[row].resident < self._supply.num_known(row)
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -214,6 +215,19 @@ class Allocator:
             length = min(self.block_size, num_tokens - block * self.block_size)
             self._set_length(row, block, length)
         row.resident = num_tokens
+        self._supply.note_resident(row)
+        return True
+
+    def grow_by_one(self, index: int) -> bool:
+        """`grow` by a token that neither fills its block nor hurts anybody; False if it would."""
+        row = self._rows[index]
+        length = row.resident % self.block_size + 1
+        if length in (1, self.block_size):
+            return False
+        if not self._blocks.lengthen(row.blocks[-1], row.klass, length):
+            return False
+        self._planned.add(index)
+        row.resident += 1
         self._supply.note_resident(row)
         return True
 

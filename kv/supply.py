@@ -46,7 +46,8 @@ class Supply:
         rows: Mapping[int, Row],
         planned: set[int],
     ) -> None:
-        self._table = table
+        self._num_tokens = table.num_tokens.data
+        self._resident_len = table.resident_len.data
         self._size = table.geometry.block_size
         self._options = options
         self._blocks = blocks
@@ -174,9 +175,15 @@ class Supply:
             self._blocks.disown(block, Klass.BE)
         self.note_resident(row)
 
+    def num_known(self, row: int) -> int:
+        """Tokens of the row that are resident, or were."""
+        known: int = self._num_tokens[row]
+        return known
+
     def note_resident(self, row: Row) -> None:
         """Publish how much of the row is resident; what it has lost is not written any more."""
-        row.written = min(row.written, row.resident)
-        self._table.resident_len[row.index] = row.resident
-        known = int(self._table.num_tokens[row.index])
-        self._table.num_tokens[row.index] = max(row.resident, known)
+        resident = row.resident
+        row.written = min(row.written, resident)
+        self._resident_len[row.index] = resident
+        if resident > self._num_tokens[row.index]:
+            self._num_tokens[row.index] = resident

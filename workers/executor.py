@@ -20,7 +20,7 @@ from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
-from bros.workers.linear import can_pack, pack_linears
+from bros.workers.forward import Forward, GenericForward, make_forward
 from bros.workers.parallel import ALONE, Ranks, Shards
 from bros.workers.sampler import Draw, sample
 from bros.workers.shape import ModelShape
@@ -78,7 +78,7 @@ class Executor:
         self._dtype = DTYPES[config.model.dtype]
         self.shape = ModelShape.of(folder)
         self._kv_heads = self.shape.kv_heads  # of this rank
-        self._model = self._load(folder)
+        self._run = self._make_forward(self._load(folder))
         self._sampled: list[Row] = []  # whose next tokens are due
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
@@ -97,13 +97,15 @@ class Executor:
             shards = Shards(self._ranks, self.shape)
             shards.cut(model)
             self._kv_heads = shards.num_kv_heads
-        self._place(model)
         return model  # type: ignore[no-any-return]
 
-    def _place(self, model: torch.nn.Module) -> None:
-        """Put the model where it runs, as it runs fastest."""
-        if can_pack(self._dtype):
-            pack_linears(model)
+    def _make_forward(self, model: torch.nn.Module) -> Forward:
+        quantize = self._config.worker.quantize
+        if self._ranks.size == 1:
+            return make_forward(model, quantize)
+        if quantize != "none":
+            raise ValueError("worker.quantize is not supported with worker.tensor_parallel")
+        return GenericForward(model)  # ours does not add up over ranks
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -251,15 +253,12 @@ class Executor:
         if self._attention is None:
             raise RuntimeError("attach() first")
         self._attention.begin(batch)
-        output = self._model(
-            input_ids=torch.from_numpy(ids).long()[None],
-            position_ids=torch.from_numpy(batch.positions).long()[None],
-            use_cache=False,
-            logits_to_keep=torch.from_numpy(last).long(),
-            paged=self._attention,
-        )
-        logits: torch.Tensor = output.logits[0].float()
-        return logits
+        return self._run(
+            torch.from_numpy(ids).long(),
+            torch.from_numpy(batch.positions).long(),
+            torch.from_numpy(last).long(),
+            self._attention,
+        ).float()
 
 
 def make_attention(name: str, pool: KvPool) -> Attention:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -20,6 +20,16 @@ POLICIES = {
     "round-robin": Setup("", "round-robin", kv_mode="recompute"),
     "fcfs": Setup("", "fcfs", kv_mode="recompute"),
 }
+
+
+KV = {
+    "bidirectional": Setup("", "bros"),
+    "no sharing": Setup("", "bros", share=False),
+    "swap": Setup("", "bros", kv_mode="swap"),
+    "recompute": Setup("", "bros", kv_mode="recompute"),
+}
+SLO_SCALES = (0.5, 0.75, 1.0, 1.5, 2.0, 4.0)  # times the pair's objectives
+RATES = (0.5, 1.0, 1.5, 2.0, 3.0)  # times the pair's usual RT rate
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Summary:
     iteration_s: float
     cost_error: float
     cpu_s: float
+    lost_tokens: int  # of BE, computed again
+    copy_bytes: int
 
     @classmethod
     def of(cls, setup: Setup, outcome: Outcome) -> Summary:
@@ -73,21 +85,57 @@ class Summary:
             iteration_s=outcome.iteration_s,
             cost_error=outcome.cost_error,
             cpu_s=outcome.cpu_s,
+            lost_tokens=outcome.kv.recomputed_tokens,
+            copy_bytes=outcome.kv.copy_bytes,
         )
 
 
-def policies(pair: str, duration_s: float) -> Iterator[Setup]:
+Setups = Iterable[Setup]
+Runs = dict[str, Setup]
+
+
+def policies(pair: str, duration_s: float) -> Runs:
     """Each policy under the pair's usual traffic, and each class alone."""
-    rate = PAIRS[pair].rt_rate
-    yield Setup(pair, "bros", rt_rate=rate, be_in_flight=0, duration_s=duration_s)
-    yield Setup(pair, "bros", rt_rate=0.0, duration_s=duration_s)
-    for setup in POLICIES.values():
-        yield replace(setup, pair=pair, rt_rate=rate, duration_s=duration_s)
+    runs = policies_only(pair, duration_s)
+    bros = runs["bros"]
+    alone = {"RT alone": replace(bros, be_in_flight=0), "BE alone": replace(bros, rt_rate=0.0)}
+    return alone | runs
 
 
-def run(setups: Iterable[Setup], traffic: Traffic, jobs: int) -> dict[Setup, Summary]:
-    """All of them, `jobs` at a time."""
-    todo = list(setups)
+def policies_only(pair: str, duration_s: float) -> Runs:
+    """`policies` without the classes alone."""
+    return _under(POLICIES, pair, 1.0, duration_s)
+
+
+def kv_modes(pair: str, duration_s: float) -> Runs:
+    """The same traffic and policy on each way to keep KV, with the RT rate at twice the usual."""
+    return _under(KV, pair, 2.0, duration_s)
+
+
+def _under(setups: Runs, pair: str, load: float, duration_s: float) -> Runs:
+    """The setups on a pair, with `load` times its usual RT traffic."""
+    rate = load * PAIRS[pair].rt_rate
+    return {
+        name: replace(setup, pair=pair, rt_rate=rate, duration_s=duration_s)
+        for name, setup in setups.items()
+    }
+
+
+def over_slo_scale(pair: str, duration_s: float) -> dict[float, Runs]:
+    """Each policy with tighter and with wider objectives."""
+    runs = policies_only(pair, duration_s)
+    return {x: {n: replace(s, slo_scale=x) for n, s in runs.items()} for x in SLO_SCALES}
+
+
+def over_rate(pair: str, duration_s: float) -> dict[float, Runs]:
+    """Each policy with less and with more RT traffic."""
+    runs = policies_only(pair, duration_s)
+    return {x: {n: replace(s, rt_rate=x * s.rt_rate) for n, s in runs.items()} for x in RATES}
+
+
+def run(setups: Setups, traffic: Traffic, jobs: int) -> dict[Setup, Summary]:
+    """All of them, each once, `jobs` at a time."""
+    todo = list(dict.fromkeys(setups))
     with ProcessPoolExecutor(jobs) as pool:
         rts, bes = [traffic.rt] * len(todo), [traffic.be] * len(todo)
         outcomes = pool.map(simulate, todo, rts, bes)

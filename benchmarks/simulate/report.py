@@ -1,14 +1,17 @@
-"""Tables of what `compare` found."""
+"""Tables of what `compare` found, in Markdown: terminals show them as well as pages do."""
 
 from __future__ import annotations
 
-from rich.table import Table
+from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.simulate.compare import Summary, Times
+from benchmarks.simulate.compare import Runs, Summary, Times
 from benchmarks.simulate.world import Setup
 
-COLUMNS = (
-    "policy",
+Found = Mapping[Setup, Summary]
+Sweep = Mapping[float, Runs]
+
+POLICY_COLUMNS = (
+    "",
     "TTFT ms",
     "TPOT ms",
     "e2e s",
@@ -18,39 +21,112 @@ COLUMNS = (
     "BE output/s",
     "iteration ms",
     "cost error",
-    "CPU s",
+    "CPU s per hour",
 )
+CLAIM_COLUMNS = ("bros against", "RT e2e", "RT TTFT", "attained", "every token", "BE tokens/s")
+KV_COLUMNS = (
+    "",
+    "TTFT ms",
+    "attained",
+    "BE tokens/s",
+    "BE tokens computed again",
+    "copies GB",
+)
+HOUR_S = 3600.0
 
 
-def policy_table(pair: str, results: dict[Setup, Summary]) -> Table:
-    """Policies on one pair; times are mean / p99."""
-    table = Table(title=f"{pair}: RT {max(s.rt_rate for s in results):g}/s; mean / p99")
-    for index, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if index else "left")
-    for setup, summary in results.items():
-        table.add_row(
-            name_of(setup),
-            _pair(summary.ttft, 1e3),
-            _pair(summary.tpot, 1e3),
-            _pair(summary.e2e, 1.0),
-            f"{summary.attained:.1%}",
-            f"{summary.attained_finely:.1%}",
-            f"{summary.be_rate:,.0f}",
-            f"{summary.be_output_rate:,.0f}",
-            f"{1e3 * summary.iteration_s:.1f}",
-            f"{summary.cost_error:.1%}",
-            f"{summary.cpu_s:.1f}",
-        )
-    return table
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Aligned Markdown."""
+    lines = [list(columns), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = ([cell.ljust(w) for cell, w in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
 
 
-def name_of(setup: Setup) -> str:
-    """What the run is called in tables."""
-    if not setup.be_in_flight:
-        return "RT alone"
-    return setup.policy if setup.rt_rate else "BE alone"
+def policy_table(runs: Runs, found: Found) -> str:
+    """Everything about each policy; times are mean / p99."""
+    return table(POLICY_COLUMNS, ([name, *_cells(s, found[s])] for name, s in runs.items()))
 
 
-def _pair(times: Times, scale: float) -> str:
+def _cells(setup: Setup, one: Summary) -> list[str]:
+    return [
+        _times(one.ttft, 1e3),
+        _times(one.tpot, 1e3),
+        _times(one.e2e, 1.0),
+        _share(one.attained),
+        _share(one.attained_finely),
+        f"{one.be_rate:,.0f}",
+        f"{one.be_output_rate:,.0f}",
+        f"{1e3 * one.iteration_s:.1f}",
+        _share(one.cost_error),
+        f"{one.cpu_s * HOUR_S / setup.duration_s:.0f}",
+    ]
+
+
+def claim_table(runs: Runs, found: Found) -> str:
+    """`bros` in relation to each other policy, as the paper puts it."""
+    ours = found[runs["bros"]]
+    rows = []
+    for name, setup in runs.items():
+        other = found[setup]
+        if name != "bros":
+            rows.append(
+                [
+                    name,
+                    _change(ours.e2e.mean, other.e2e.mean),
+                    _change(ours.ttft.mean, other.ttft.mean),
+                    _factor(ours.attained, other.attained),
+                    _factor(ours.attained_finely, other.attained_finely),
+                    _share(ours.be_rate / other.be_rate),
+                ]
+            )
+    return table(CLAIM_COLUMNS, rows)
+
+
+def sweep_table(what: str, sweep: Sweep, found: Found) -> str:
+    """Per value of what is swept and policy: every objective met, and BE tokens/s."""
+    names = list(next(iter(sweep.values())))
+    rows = (
+        [
+            f"{x:g}",
+            *(f"{_share(found[s].attained)}, {found[s].be_rate:,.0f}" for s in runs.values()),
+        ]
+        for x, runs in sweep.items()
+    )
+    return table((what, *names), rows)
+
+
+def kv_table(runs: Runs, found: Found) -> str:
+    """What each way to keep KV costs and brings."""
+    rows = (
+        [
+            name,
+            _times(found[s].ttft, 1e3),
+            _share(found[s].attained),
+            f"{found[s].be_rate:,.0f}",
+            f"{found[s].lost_tokens:,}",
+            f"{found[s].copy_bytes / 1e9:,.1f}",
+        ]
+        for name, s in runs.items()
+    )
+    return table(KV_COLUMNS, rows)
+
+
+def _share(value: float) -> str:
+    return "" if value != value else f"{value:.1%}"
+
+
+def _change(ours: float, other: float) -> str:
+    return f"{ours / other - 1:+.1%}"
+
+
+def _factor(ours: float, other: float) -> str:
+    return f"{ours / other:.3g}x" if other else f"{ours:.1%} against 0"
+
+
+def _times(times: Times, scale: float) -> str:
+    if times.mean != times.mean:
+        return ""
     digits = 0 if scale > 1 else 1
     return f"{scale * times.mean:,.{digits}f} / {scale * times.p99:,.{digits}f}"

@@ -170,7 +170,8 @@ class KvMachine(RuleBasedStateMachine):
         end = min(start + count, len(self.tokens[row]))
         if start == end:
             return
-        if self.allocator.grow(row, end, victims if forceful else ()):
+        single = end == start + 1 and self.allocator.grow_by_one(row)
+        if single or self.allocator.grow(row, end, victims if forceful else ()):
             self.plan[row] = (start, end)
         elif forceful and self.klass(row) is Klass.RT:
             self.must_lack(row, end)

@@ -14,56 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, prange, types
-from numba.extending import intrinsic
+from numba import njit, prange
 
 from bros.workers.attention.chunks import Chunk
 from bros.workers.attention.interface import AttentionBatch, KvPool
+from bros.workers.bits import bits_of, exp, load
 
 TILE = 8
 CHUNK_MIN = 16  # queries of a row from which gathering its keys pays (measured)
-LOG2_E = np.float32(1.4426950408889634)
 LOWEST = np.float32(-1e30)  # finite: the difference of two of them is 0, not NaN
-
-
-@intrinsic
-def _float_of_bits(_: Any, bits: Any) -> Any:
-    """Reinterpret a uint32 as float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), generate
-
-
-@intrinsic
-def _load(_: Any, x: Any) -> Any:
-    """A float32 from a float32, or from the bits of a bfloat16, which are its upper half."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if x is types.float32:
-            return arguments[0]
-        wide = builder.zext(arguments[0], ir.IntType(32))
-        return builder.bitcast(builder.shl(wide, ir.Constant(ir.IntType(32), 16)), ir.FloatType())
-
-    return types.float32(x), generate
-
-
-@njit(inline="always", fastmath=True)
-def _exp(x: Any) -> Any:
-    """e**x for x <= 0, to float32 precision: a polynomial for the fraction, bits for the rest."""
-    y = max(x * LOG2_E, np.float32(-126.0))
-    whole = np.floor(y + np.float32(0.5))
-    f = y - whole
-    p = np.float32(1.5403530e-4)
-    p = p * f + np.float32(1.3333558e-3)
-    p = p * f + np.float32(9.6181291e-3)
-    p = p * f + np.float32(5.5504109e-2)
-    p = p * f + np.float32(2.4022651e-1)
-    p = p * f + np.float32(6.9314718e-1)
-    p = p * f + np.float32(1.0)
-    return p * _float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
 
 
 @njit(cache=True)
@@ -109,15 +68,15 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
             s = np.empty(B, np.float32)
             for r in range(count * G):
                 for d in range(D):
-                    qs[r, d] = _load(q[first + r // G, head * G + r % G, d]) * scale
+                    qs[r, d] = load(q[first + r // G, head * G + r % G, d]) * scale
             for j in range((start + count - 1) // B + 1):
                 block = tables[row, j]
                 for d in range(D):
                     for slot in range(B):
-                        kb[d, slot] = _load(keys[block, head, d, slot])
+                        kb[d, slot] = load(keys[block, head, d, slot])
                 for slot in range(B):
                     for d in range(D):
-                        vb[slot, d] = _load(values[block, head, slot, d])
+                        vb[slot, d] = load(values[block, head, slot, d])
                 for r in range(count * G):
                     valid = min(B, start + r // G - j * B + 1)
                     if valid <= 0:
@@ -135,13 +94,13 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
                     for slot in range(B):
                         top = max(top, s[slot])
                     if top > highest[r]:
-                        shrink = _exp(highest[r] - top)
+                        shrink = exp(highest[r] - top)
                         total[r] *= shrink
                         for d in range(D):
                             acc[r, d] *= shrink
                         highest[r] = top
                     for slot in range(B):
-                        s[slot] = _exp(s[slot] - top)
+                        s[slot] = exp(s[slot] - top)
                     for slot in range(B):
                         total[r] += s[slot]
                         for d in range(D):
@@ -155,20 +114,13 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:  # noqa: C901
     return compiled
 
 
-def _bits(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's memory as an array that Numba knows: bfloat16 as uint16."""
-    if tensor.dtype is torch.bfloat16:
-        tensor = tensor.view(torch.uint16)
-    return tensor.numpy()
-
-
 class NumbaAttention:
     """See `Attention`. Kernels compile at their first call and are cached on disk."""
 
     def __init__(self, pool: KvPool) -> None:
         self._pool = pool
-        self._keys = [_bits(keys) for keys in pool.keys]
-        self._values = [_bits(values) for values in pool.values]
+        self._keys = [bits_of(keys) for keys in pool.keys]
+        self._values = [bits_of(values) for values in pool.values]
 
     def begin(self, batch: AttentionBatch) -> None:
         self._batch = batch
@@ -182,14 +134,14 @@ class NumbaAttention:
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
         keys, values = self._keys[layer], self._values[layer]
-        _store(_bits(k), _bits(v), keys, values, self._blocks, self._slots)
+        _store(bits_of(k), bits_of(v), keys, values, self._blocks, self._slots)
         out = torch.empty_like(q)
         if len(self._tiles):
             _, heads, head_dim = q.shape
             kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1])
             single = torch.empty(q.shape, dtype=torch.float32)
             kernel(
-                _bits(q),
+                bits_of(q),
                 keys,
                 values,
                 self._batch.tables,

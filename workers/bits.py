@@ -1,0 +1,75 @@
+"""Numbers of a model in Numba, which has no bfloat16: they are read and written as uint16."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+LOG2_E = np.float32(1.4426950408889634)
+_I16, _I32 = ir.IntType(16), ir.IntType(32)
+
+
+def bits_of(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's memory as an array that Numba knows: bfloat16 as uint16."""
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
+
+
+@intrinsic
+def load(_: Any, x: Any) -> Any:
+    """A float32 from a float32, or from the bits of a bfloat16, which are its upper half."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if x is types.float32:
+            return arguments[0]
+        wide = builder.zext(arguments[0], _I32)
+        return builder.bitcast(builder.shl(wide, ir.Constant(_I32, 16)), ir.FloatType())
+
+    return types.float32(x), generate
+
+
+@intrinsic
+def narrow(_: Any, x: Any, like: Any) -> Any:
+    """The float32 `x` in the type of `like`: itself, or the bits of the nearest bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if like is types.float32:
+            return arguments[0]
+        bits = builder.bitcast(arguments[0], _I32)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+        rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), _I16)
+
+    return like(types.float32, like), generate
+
+
+@intrinsic
+def float_of_bits(_: Any, bits: Any) -> Any:
+    """Reinterpret a uint32 as float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), generate
+
+
+@njit(inline="always", fastmath=True)
+def exp(x: Any) -> Any:
+    """e**x for x <= 0, to float32 precision: a polynomial for the fraction, bits for the rest."""
+    y = max(x * LOG2_E, np.float32(-126.0))
+    whole = np.floor(y + np.float32(0.5))
+    f = y - whole
+    p = np.float32(1.5403530e-4)
+    p = p * f + np.float32(1.3333558e-3)
+    p = p * f + np.float32(9.6181291e-3)
+    p = p * f + np.float32(5.5504109e-2)
+    p = p * f + np.float32(2.4022651e-1)
+    p = p * f + np.float32(6.9314718e-1)
+    p = p * f + np.float32(1.0)
+    return p * float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))

@@ -1,0 +1,48 @@
+"""Which code computes a model's logits: ours where it knows the architecture, or transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bros.workers.attention.interface import Attention
+from bros.workers.linear import can_pack, pack_linears
+from bros.workers.llama import LlamaForward, can_run
+
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Attention], torch.Tensor]
+
+
+class GenericForward:
+    """transformers' own layers around our attention, with packed linear layers."""
+
+    def __init__(self, model: Any) -> None:
+        if can_pack(model.dtype):
+            pack_linears(model)
+        self._model = model
+
+    def __call__(
+        self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Logits (len(last), vocabulary) after the tokens `last` of the packed tokens `ids`."""
+        output = self._model(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            logits_to_keep=last,
+            paged=attention,
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def make_forward(model: Any, quantize: str) -> Forward:
+    """The fastest forward that computes this model. ValueError if it cannot be quantised."""
+    if can_run(model):
+        return LlamaForward(model, quantize)
+    if quantize != "none":
+        raise ValueError(
+            f"worker.quantize = {quantize!r} is not supported for {type(model).__name__}"
+        )
+    return GenericForward(model)

@@ -25,7 +25,12 @@ from bros.workers.parallel import ALONE, Ranks, Shards
 from bros.workers.sampler import Draw, sample
 from bros.workers.shape import ModelShape
 
-DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "auto": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 ATTENTION_NAME = "bros_paged"
 
 
@@ -175,9 +180,13 @@ class Executor:
 
     def copy(self, plan: StepPlan) -> None:
         """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""
-        if self._view is None or self._checkpoints is None:
+        if self._view is None:
             raise RuntimeError("attach() first")
-        self._checkpoints.run(self._view.copies[: plan.num_copies])
+        self._run_copies(self._view.copies[: plan.num_copies])
+
+    def _run_copies(self, entries: np.ndarray) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.run(entries)
 
     def copied(self) -> Copied:
         """What the copies of the last plan took."""

@@ -17,5 +17,29 @@ def make_executor(config: Config, model: Path, identity: Identity) -> Executor:
     """The model is loaded; the pool is not made before `attach`."""
     ranks = Ranks(identity.rank, identity.size)
     store = config.runtime / f"{identity.peer}.{identity.generation}.store"
+    if identity.kind == "cuda":
+        return _on_cuda(config, model, identity, ranks, store)
+    if config.model.dtype == "float16":
+        raise ValueError("model.dtype = 'float16' needs a CUDA device: use bfloat16 or float32")
     join(ranks, store, identity.kind)
     return Executor(model, config, ranks)
+
+
+def _on_cuda(
+    config: Config, model: Path, identity: Identity, ranks: Ranks, store: Path
+) -> Executor:
+    import torch
+
+    if config.worker.attention == "auto":
+        log.info("event=attention kind=triton device=%s", identity.device)
+    else:
+        raise ValueError(
+            f"worker.attention = {config.worker.attention!r} is for the CPU; on CUDA it is auto"
+        )
+    try:
+        from bros.workers.cuda import CudaExecutor
+    except ImportError as error:
+        raise ValueError(f"attention on CUDA needs Triton (pip install triton): {error}") from None
+    torch.cuda.set_device(identity.device)
+    join(ranks, store, identity.kind)
+    return CudaExecutor(model, config, ranks, identity.device)

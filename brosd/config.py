@@ -37,7 +37,7 @@ class ModelConfig(Section):
     """Which model is served. `name`: the default's, a folder, a GGUF file, or `org/name`."""
 
     name: str = DEFAULT_MODEL
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: bfloat16
     max_len: Count | None = None  # tokens of prompt and answer; None: as the model allows
 
 
@@ -56,18 +56,26 @@ class ServerConfig(Section):
 
 
 class WorkerConfig(Section):
-    """The executor. `threads` is per worker; 0 takes all cores that it may run on.
+    """The executors: each has a model and a KV pool, on CPU or on CUDA devices.
 
+    `device` auto is CUDA if torch can use it. Each worker takes `tensor_parallel` devices, so that
+    on CUDA there are as many workers as that allows, unless `count` says how many.
     `quantize` int8 rounds weights: faster for few sequences at once, at a small loss of quality.
     """
 
-    threads: Annotated[int, Meta(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: list[Annotated[int, Meta(ge=0)]] = []  # which CUDA devices; none: all
+    count: Annotated[int, Meta(ge=0)] = 0  # 0: one per device or group of devices; on CPU one
+    tensor_parallel: Count = 1  # processes, each on a device of its own, that share a model
+    threads: Annotated[int, Meta(ge=0)] = 0  # per process; 0: an equal share of the cores
     attention: Literal["auto", "numba", "torch"] = "auto"
     quantize: Literal["none", "int8"] = "none"
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9  # weights, KV and all else
 
 
 class KvConfig(Section):
-    """The KV cache. `pool_bytes` is per worker and gives way to `num_blocks` if that is set.
+    """The KV cache. `pool_bytes` is per worker on CPU; on CUDA, `worker.gpu_memory_utilization`
+    says what there is. Either gives way to `num_blocks` if that is set.
 
     `mode` says what a best-effort request loses to a real-time one: tail blocks, as many as needed
     (bidirectional), all its KV (recompute, as in vLLM), or all of it to host memory (swap).

@@ -10,17 +10,19 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bros.brosd import wire
 from bros.brosd.config import Config, ConfigError, reloaded, save
+from bros.brosd.devices import Group
+from bros.brosd.fleet import Fleet
 from bros.brosd.link import Inbox, Outbox
 from bros.brosd.notify import notify, watchdog_s
+from bros.brosd.report import report
 from bros.brosd.supervisor import Child, Exited, Supervisor, describe
 from bros.brosd.worker import PoolTooSmall, Worker
-from bros.kv import Klass
 
 log = logging.getLogger(__name__)
 
@@ -56,20 +58,17 @@ Load = Callable[[], Config]  # the configuration, read again from all its source
 class Daemon:
     """Serves one model until it is told to stop. `run` raises DaemonError if it cannot."""
 
-    def __init__(self, config: Config, model: Path, load: Load) -> None:
+    def __init__(self, config: Config, model: Path, groups: Sequence[Group], load: Load) -> None:
+        """One worker for each group of devices."""
         self._config = config
         self._load = load
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._supervisor = Supervisor(config.supervisor, self._events.put_nowait)
-        self._worker = Worker(config, self._supervisor, model, index=0)
-        self._scheduler = self._worker.scheduler
+        self._fleet = Fleet(config, self._supervisor, model, groups)
         arguments = ["--runtime-dir", str(config.runtime), "--model", str(model)]
         self._tokenizer = Child(TOKENIZER, "bros.brosd.tokenizer", arguments)
         self._to_tokenizer: Outbox[wire.ToTokenizer] | None = None
         self._started_s = time.monotonic()
-        self._steps_s: list[float] = []  # iterations since the last tick
-        self._mean_step_s = 0.0
-        self._iterations = 0
         self._scheduling_s = 0.0
         self._announced = False
         self._draining_since_s: float | None = None
@@ -88,12 +87,13 @@ class Daemon:
         ]
         try:
             await self._start_tokenizer()
-            await self._worker.start()
+            for worker in self._fleet:
+                await worker.start()
             while not self._stopped:
                 await self._handle(await self._events.get())
                 while not self._events.empty():
                     await self._handle(self._events.get_nowait())
-                await self._worker.dispatch()
+                await self._fleet.dispatch()
         finally:
             notify("STOPPING=1")
             await self._stop_children()
@@ -127,7 +127,7 @@ class Daemon:
             case wire.Admit():
                 await self._on_admit(event)
             case wire.Abort():
-                self._scheduler.abort(event.rid)
+                self._fleet.abort(event.rid)
             case Tick():
                 await self._on_tick()
             case Exited():
@@ -142,19 +142,16 @@ class Daemon:
     # -- requests --------------------------------------------------------------------------------
 
     async def _on_admit(self, admit: wire.Admit) -> None:
-        if fail := self._scheduler.admit(admit):
+        if fail := self._fleet.admit(admit):
             await self._tell_tokenizer(fail)
 
     async def _on_step_done(self, done: wire.StepDone) -> None:
-        if not self._supervisor.current(self._worker.child.peer, done.generation):
+        worker = self._fleet[done.worker]
+        if not self._supervisor.current(worker.child.peer, done.generation):
             return  # the last words of a lost worker; its rows run again elsewhere
         began_s = time.perf_counter()
-        self._scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
-        tokens = wire.unpack_ids(done.tokens).tolist()
-        emit = self._scheduler.complete(done.step, tokens, done.logprobs)
-        self._steps_s.append(done.elapsed_s)
-        self._iterations += 1
-        await self._worker.dispatch()  # first: text can wait, an accelerator should not
+        emit = self._fleet.complete(done)
+        await worker.dispatch()  # first: text can wait, an accelerator should not
         self._scheduling_s += time.perf_counter() - began_s
         if emit is not None:
             await self._tell_tokenizer(emit)
@@ -182,7 +179,7 @@ class Daemon:
                 )
             case wire.Geometry():
                 try:
-                    await self._worker.make_table(event)
+                    await self._fleet[event.worker].make_table(event)
                 except PoolTooSmall as error:
                     raise DaemonError(str(error)) from None
             case wire.Ready():
@@ -196,13 +193,14 @@ class Daemon:
     async def _on_ready(self, child: Child, ready: wire.Ready) -> None:
         child.ready = child.served = True
         log.info("event=child_ready peer=%s generation=%d", child.peer, child.generation)
-        if child is self._worker.child:
-            self._worker.serve(ready.profile)
+        if worker := self._fleet.find(child):
+            worker.serve(ready.profile)
         elif self._draining_since_s is not None:
             await self._tell_tokenizer(wire.Drain())
         await self._tell_tokenizer(self._stats())
-        if self._state == "ready" and not self._announced:
+        if not self._announced and self._tokenizer.ready and self._fleet.all_up:
             self._announced = True
+            await self._tell_tokenizer(self._stats())
             server = self._config.server
             url = f"http://{server.host}:{server.port}"
             log.info("event=ready url=%s startup_s=%.1f", url, time.monotonic() - self._started_s)
@@ -215,23 +213,32 @@ class Daemon:
         child.ready = False
         reason = child.reason or describe(event.status)
         log.error("event=child_lost peer=%s reason=%r", child.peer, reason)
-        if not self._supervisor.may_restart(child):
+        may_restart = self._supervisor.may_restart(child)
+        worker = self._fleet.find(child)
+        if not may_restart and (
+            worker is None or not self._announced or self._fleet.is_last(worker)
+        ):
             raise DaemonError(f"{child.peer}: {reason}")
-        if child is self._worker.child:
-            await self._lose_worker()
-        else:
+        if worker is None:
             await self._lose_tokenizer()
+        else:
+            await self._lose_worker(worker, for_good=not may_restart)
 
-    async def _lose_worker(self) -> None:
-        for fail in self._worker.lose():
+    async def _lose_worker(self, worker: Worker, *, for_good: bool) -> None:
+        """Start it again, unless it has died too often; its requests go on at once elsewhere."""
+        for fail in self._fleet.lose(worker, for_good=for_good):
             await self._tell_tokenizer(fail)
         await self._tell_tokenizer(self._stats())
-        await self._worker.start()
+        if for_good:
+            log.error("event=worker_given_up peer=%s", worker.child.peer)
+            self._supervisor.forget(worker.child)
+        else:
+            await worker.start()
 
     async def _lose_tokenizer(self) -> None:
         if self._to_tokenizer is not None:
             self._to_tokenizer.close()
-        self._scheduler.abort_all()  # their streams are gone; batch lines come again
+        self._fleet.abort_all()  # their streams are gone; batch lines come again
         await self._start_tokenizer()
 
     async def _tell_tokenizer(self, message: wire.ToTokenizer) -> None:
@@ -244,49 +251,39 @@ class Daemon:
         if self._announced:
             # From the loop that schedules, so that it stops if that one does.
             notify("WATCHDOG=1", f"STATUS={self._status()}")
-        steps_s, self._steps_s = self._steps_s, []
-        self._mean_step_s = sum(steps_s) / len(steps_s) if steps_s else 0.0
         self._supervisor.kill_hung()
-        self._worker.kill_if_stuck()
+        for worker in self._fleet:
+            worker.tick()
         await self._tell_tokenizer(self._stats())
         if self._draining_since_s is not None:
             drained_s = time.monotonic() - self._draining_since_s
             out_of_time = drained_s > self._config.server.drain_timeout_s
-            self._stopped = out_of_time or (self._scheduler.idle and drained_s > TICK_S)
+            self._stopped = out_of_time or (self._fleet.idle and drained_s > TICK_S)
 
     @property
     def _state(self) -> str:
+        """Once all workers have been ready, any of them will do."""
         if self._draining_since_s is not None:
             return "draining"
-        return "ready" if self._worker.child.ready and self._tokenizer.ready else "starting"
+        up = self._announced and self._fleet.any_up
+        return "ready" if up and self._tokenizer.ready else "starting"
 
     def _stats(self) -> wire.Stats:
-        error, error_p95 = self._scheduler.cost.relative_errors
-        return wire.Stats(
+        about = wire.Stats(
             state=self._state,
             model=self._config.model.name,
             policy=self._config.scheduler.policy,
             uptime_s=time.monotonic() - self._started_s,
-            max_len=self._worker.max_len,
-            iterations=self._iterations,
-            iteration_s=self._mean_step_s,
             scheduling_s=self._scheduling_s,
-            prediction_error=error,
-            prediction_error_p95=error_p95,
-            worker_restarts=max(0, self._worker.child.generation - 1),
             tokenizer_restarts=max(0, self._tokenizer.generation - 1),
-            rt=self._scheduler.stats(Klass.RT),
-            be=self._scheduler.stats(Klass.BE),
-            kv=self._scheduler.kv_stats(),
             slo=wire.Slo(self._config.slo.ttft_s, self._config.slo.tpot_s),
-            rt_latency=self._scheduler.latencies.stats(Klass.RT),
-            be_latency=self._scheduler.latencies.stats(Klass.BE),
-            workers=[self._worker.stats()],
         )
+        return report(about, self._fleet)
 
     def _status(self) -> str:
         """The daemon in a line, for `systemctl status`."""
-        rt, be = self._scheduler.stats(Klass.RT), self._scheduler.stats(Klass.BE)
+        stats = self._stats()
+        rt, be = stats.rt, stats.be
         return (
             f"{self._state}: {rt.running}+{be.running} requests running (real-time+best-effort), "
             f"{rt.waiting}+{be.waiting} waiting"
@@ -315,7 +312,7 @@ class Daemon:
         if event.now or self._draining_since_s is not None or not self._announced:
             self._stopped = True
             return
-        log.info("event=draining requests=%d", self._scheduler.num_requests)
+        log.info("event=draining requests=%d", self._fleet.num_requests)
         self._draining_since_s = time.monotonic()
         notify("STATUS=draining")
         await self._tell_tokenizer(wire.Drain())
@@ -324,7 +321,9 @@ class Daemon:
     async def _stop_children(self) -> None:
         self._stopped = True
         await self._tell_tokenizer(wire.Stop())
-        await self._worker.stop()
+        for worker in self._fleet:
+            await worker.stop()
         await self._supervisor.stop()
-        self._worker.close()
+        for worker in self._fleet:
+            worker.close()
         log.info("event=stopped")

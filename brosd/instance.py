@@ -93,6 +93,6 @@ def _make_private(folder: Path) -> None:
 
 
 def _sweep(runtime: Path) -> None:
-    for pattern in ("*.sock", "table-*", "config.json"):
+    for pattern in ("*.sock", "*.store", "table-*", "config.json"):
         for path in runtime.glob(pattern):
             path.unlink(missing_ok=True)

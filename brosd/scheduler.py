@@ -132,18 +132,38 @@ class Scheduler:
 
     def admit(self, admit: Admit) -> Fail | None:
         """Queue a request, or say why not."""
-        queue = self.waiting[admit.klass]
-        if admit.klass is Klass.RT and len(queue) >= self.limits.max_waiting:
+        return self.take(Request.of(admit))
+
+    def take(self, request: Request) -> Fail | None:
+        """Queue a new request, or say why not."""
+        queue = self.waiting[request.klass]
+        if request.klass is Klass.RT and len(queue) >= self.limits.max_waiting:
             return Fail(
-                rid=admit.rid,
+                rid=request.rid,
                 status=429,
                 code="queue_full",
                 message=f"{len(queue)} real-time requests are waiting already; try again later",
             )
-        request = Request.of(admit)
         self._by_rid[request.rid] = request
         queue.append(request)
         return None
+
+    def hand_over(self) -> list[Request]:
+        """Give up the requests that wait: another worker's scheduler will `adopt` them."""
+        requests = [request for queue in self.waiting.values() for request in queue]
+        for queue in self.waiting.values():
+            queue.clear()
+        for request in requests:
+            del self._by_rid[request.rid]
+        return requests
+
+    def adopt(self, requests: Iterable[Request]) -> None:
+        """Queue requests that were accepted elsewhere, in order of arrival with those here."""
+        for request in requests:
+            self._by_rid[request.rid] = request
+            self.waiting[request.klass].append(request)
+        for klass, queue in self.waiting.items():
+            self.waiting[klass] = deque(sorted(queue, key=lambda request: request.arrived_s))
 
     def abort(self, rid: int) -> None:
         """Forget a request; one that is in flight goes when its iteration is over."""

@@ -18,6 +18,7 @@ import uvloop
 from bros.brosd.child import setup_logging
 from bros.brosd.config import Config
 from bros.brosd.daemon import Daemon, DaemonError, Load
+from bros.brosd.devices import DeviceError, find_groups, share_cores
 from bros.brosd.instance import InstanceError, instance, make_folders, running_pid
 from bros.brosd.keys import KeyFileError as KeyFileError
 from bros.brosd.keys import Keys
@@ -56,8 +57,14 @@ def serve(config: Config, load: Load) -> None:
     try:
         with instance(config):
             check_keys(config)
-            uvloop.run(Daemon(config, fetch_model(config), load).run())
-    except (DaemonError, InstanceError, KeyFileError, ServeError) as error:
+            groups = find_groups(config)
+            model = fetch_model(config)
+
+            def again() -> Config:
+                return share_cores(load(), groups)
+
+            uvloop.run(Daemon(share_cores(config, groups), model, groups, again).run())
+    except (DaemonError, DeviceError, InstanceError, KeyFileError, ServeError) as error:
         notify(f"STATUS=failed: {error}")
         raise ServeError(str(error)) from None
 

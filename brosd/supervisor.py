@@ -120,6 +120,10 @@ class Supervisor:
         if child.process is not None and child.process.returncode is None:
             child.process.send_signal(signal.SIGKILL)
 
+    def forget(self, child: Child) -> None:
+        """The child is given up."""
+        self.children.pop(child.peer, None)
+
     async def stop(self) -> None:
         """Wait for children that were asked to stop; kill those that do not."""
         processes = [child.process for child in self.children.values() if child.process]

@@ -7,6 +7,7 @@ each hop once, block ids never do: workers read them in the shared block table.
     client -> tokenizer     FromClient          tokenizer -> client     ToClient
     tokenizer -> daemon     ToDaemon            daemon -> tokenizer     ToTokenizer
     worker -> daemon        ToDaemon            daemon -> worker        ToWorker
+                                                worker -> its followers ToFollower
 """
 
 from __future__ import annotations
@@ -204,6 +205,25 @@ class Stop(Message, tag="stop"):
 ToWorker = Attach | StepPlan | Stop
 
 
+# -- first process of a worker -> the others that share its model -------------------------------
+
+
+class Rehearse(Message, tag="rehearse"):
+    """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up."""
+
+    starts: list[int]
+    counts: list[int]
+
+
+class Sampled(Message, tag="sampled"):
+    """The tokens of the last plan, which only the first process draws."""
+
+    tokens: bytes
+
+
+ToFollower = Attach | Rehearse | StepPlan | Sampled | Stop
+
+
 # -- daemon -> tokenizer ------------------------------------------------------------------------
 
 
@@ -311,27 +331,33 @@ class WorkerStats(Part):
     running: tuple[int, int] = (0, 0)
     waiting: tuple[int, int] = (0, 0)
     blocks: BlockMap = msgspec.field(default_factory=BlockMap)
+    device: str = "cpu"
+    lost: bool = False  # it died too often, and is not started again
+    iterations: int = 0
 
 
 class Stats(Message, tag="stats"):
-    """The daemon's own view, sent once a second and at each change of `state`."""
+    """The daemon's own view, sent once a second and at each change of `state`.
+
+    Counts are sums over the workers, `iteration_s` and `prediction_error` means.
+    """
 
     state: str  # "starting", "ready" or "draining"
     model: str
     policy: str
     uptime_s: float
-    max_len: int
-    iterations: int
-    iteration_s: float  # mean over the last second
-    scheduling_s: float  # the daemon's own share of all iterations: from tokens to the next plan
-    prediction_error: float  # mean of |predicted - measured| / measured of recent iterations
-    prediction_error_p95: float
-    worker_restarts: int
-    tokenizer_restarts: int
-    rt: ClassStats
-    be: ClassStats
-    kv: KvStats
     slo: Slo  # of real-time requests that name none
+    max_len: int = 0
+    iterations: int = 0
+    iteration_s: float = 0.0  # mean over the last second
+    scheduling_s: float = 0.0  # the daemon's part of all iterations: from tokens to the next plan
+    prediction_error: float = 0.0  # mean of |predicted - measured| / measured, recent iterations
+    prediction_error_p95: float = 0.0
+    worker_restarts: int = 0
+    tokenizer_restarts: int = 0
+    rt: ClassStats = msgspec.field(default_factory=ClassStats)
+    be: ClassStats = msgspec.field(default_factory=ClassStats)
+    kv: KvStats = msgspec.field(default_factory=KvStats)
     rt_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
     be_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
     workers: list[WorkerStats] = []

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from bros.brosd import wire
 from bros.brosd.config import Config
+from bros.brosd.devices import Group
 from bros.brosd.link import Outbox
 from bros.brosd.packing import Limits
+from bros.brosd.placement import Place
 from bros.brosd.pool import PoolPlan
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.slack import POLICIES
@@ -26,12 +28,17 @@ class PoolTooSmall(ValueError):
 class Worker:
     """Worker `index`, through all its incarnations. `max_len` is 0 until one has loaded."""
 
-    def __init__(self, config: Config, supervisor: Supervisor, model: Path, index: int) -> None:
+    def __init__(
+        self, config: Config, supervisor: Supervisor, model: Path, index: int, group: Group
+    ) -> None:
         self._config = config
         self._supervisor = supervisor
-        self._index = index
+        self.index = index
+        self.group = group
         arguments = ["--runtime-dir", str(config.runtime), "--model", str(model)]
-        self.child = Child(f"worker-{index}", "bros.workers", [*arguments, "--index", str(index)])
+        arguments += ["--index", str(index), "--kind", group.kind]
+        arguments += ["--devices", ",".join(str(device) for device in group.indices)]
+        self.child = Child(f"worker-{index}", "bros.workers", arguments)
         self.scheduler = Scheduler(
             policy=POLICIES[config.scheduler.policy](),
             limits=Limits(
@@ -41,7 +48,11 @@ class Worker:
                 be_floor=config.scheduler.be_floor,
             ),
         )
+        self.place = Place(self.scheduler)
         self.max_len = 0
+        self.iterations = 0
+        self.mean_step_s = 0.0  # of the last second
+        self._steps_s: list[float] = []  # iterations since the last tick
         self._outbox: Outbox[wire.ToWorker] | None = None
         self._table: BlockTable | None = None
         self._pool: PoolPlan | None = None
@@ -70,7 +81,7 @@ class Worker:
             host_slots=pool.host_slots,
             max_copies=pool.max_copies,
         )
-        path = self._config.runtime / f"table-{self._index}.{geometry.generation}.kv"
+        path = self._config.runtime / f"table-{self.index}.{geometry.generation}.kv"
         self._table = BlockTable(path, sizes, epoch=geometry.generation)
         self._pool = pool
         await self._send(wire.Attach(path=str(path)))
@@ -86,6 +97,24 @@ class Worker:
         allocator = Allocator(self._table, self._pool.options, scheduler.costs, scheduler.kv)
         scheduler.learn(profile)
         scheduler.attach(allocator, self.max_len)
+        self.place.up = True
+
+    def complete(self, done: wire.StepDone) -> wire.Emit | None:
+        """Take an iteration's figures and its tokens."""
+        self._steps_s.append(done.elapsed_s)
+        self.iterations += 1
+        self.scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
+        tokens = wire.unpack_ids(done.tokens).tolist()
+        return self.scheduler.complete(done.step, tokens, done.logprobs)
+
+    def tick(self) -> None:
+        """A second has passed. Kill the worker if its iteration takes longer than any should."""
+        steps_s, self._steps_s = self._steps_s, []
+        self.mean_step_s = sum(steps_s) / len(steps_s) if steps_s else 0.0
+        late_s = time.monotonic() - self._sent_s - self._config.supervisor.step_timeout_s
+        if self.scheduler.in_flight and late_s > 0:
+            self.child.reason = "an iteration took longer than supervisor.step_timeout_s"
+            self._supervisor.kill(self.child)
 
     async def dispatch(self) -> None:
         """Send the next plan, if the worker is idle and there is something to do."""
@@ -93,15 +122,9 @@ class Worker:
             self._sent_s = time.monotonic()
             await self._send(plan)
 
-    def kill_if_stuck(self) -> None:
-        """Kill the worker if its iteration takes longer than any should."""
-        late_s = time.monotonic() - self._sent_s - self._config.supervisor.step_timeout_s
-        if self.scheduler.in_flight and late_s > 0:
-            self.child.reason = "an iteration took longer than supervisor.step_timeout_s"
-            self._supervisor.kill(self.child)
-
     def lose(self) -> list[wire.Fail]:
-        """The process is gone: its requests wait for the next. Returns those that are given up."""
+        """The process is gone: its requests wait. Returns those that are given up."""
+        self.place.up = False
         self.close()
         return self.scheduler.detach()
 
@@ -110,11 +133,14 @@ class Worker:
         rt, be = (self.scheduler.stats(klass) for klass in Klass)
         return wire.WorkerStats(
             name=self.child.peer,
-            ready=self.child.ready,
+            ready=self.place.up,
             restarts=max(0, self.child.generation - 1),
             running=(rt.running, be.running),
             waiting=(rt.waiting, be.waiting),
             blocks=self._block_map(),
+            device=self.group.name,
+            lost=self.place.lost,
+            iterations=self.iterations,
         )
 
     def _block_map(self) -> wire.BlockMap:

@@ -123,6 +123,13 @@ class Allocator:
             index += 1
         return total - index
 
+    def cached_tokens(self, chain: TokenChain) -> int:
+        """Tokens at the start of `chain` that published blocks hold, read by a row or not."""
+        index = 0
+        while self._find(chain, index) is not None:
+            index += 1
+        return index * self.block_size
+
     def can_have(self, num_blocks: int, klass: Klass, rows: Iterable[int]) -> bool:
         """Whether a row of this class could have so many blocks if these lost everything."""
         held = (self._rows[row] for row in rows)

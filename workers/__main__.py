@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bros.brosd.child import die_with_parent, setup_logging, start_heartbeat
 from bros.brosd.config import Config, restore
+from bros.workers.identity import Identity
 
 
 def set_threads(config: Config) -> None:
@@ -40,21 +41,30 @@ def share_openmp() -> None:
 
 
 def main() -> int:
-    """Parse the daemon's arguments and run."""
+    """Parse the daemon's arguments and run. The first rank starts the others, with the same."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runtime-dir", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--generation", type=int, required=True)
+    parser.add_argument("--kind", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--devices", default="0")
+    parser.add_argument("--rank", type=int, default=0)
     arguments = parser.parse_args()
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then tells us
     config = restore(arguments.runtime_dir / "config.json")
     set_threads(config)
-    from bros.workers.loop import Identity, Worker
+    from bros.workers.loop import Follower, Worker
 
-    identity = Identity(arguments.index, arguments.generation)
+    devices = tuple(int(device) for device in arguments.devices.split(","))
+    identity = Identity(
+        arguments.index, arguments.generation, arguments.kind, devices, arguments.rank
+    )
+    if identity.rank:
+        setup_logging(config.log.level, f"{identity.peer}.{identity.rank}")
+        return Follower(config, arguments.model, identity).run()
     setup_logging(config.log.level, identity.peer)
     start_heartbeat(config.runtime, identity.peer, identity.generation)
     return Worker(config, arguments.model, identity).run()

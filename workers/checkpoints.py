@@ -30,9 +30,10 @@ class Checkpoints:
         self._keys, self._values = pool.keys, pool.values
         self._host_keys = _host_like(self._keys, num_slots)
         self._host_values = _host_like(self._values, num_slots)
+        self._copied = Copied()
         self._slot_bytes = self._keys[:, 0, :, :, 0].nbytes + self._values[:, 0, :, 0].nbytes
 
-    def run(self, log: np.ndarray) -> Copied:
+    def run(self, log: np.ndarray) -> None:
         """Make the copies of `log`, (copies, 4) as in `TableArrays.copies`, in order."""
         began_s = time.monotonic()
         num_slots = 0
@@ -44,7 +45,11 @@ class Checkpoints:
             first = keys.shape[-1] - slots
             keys[:, target, :, :, first:] = source_keys[:, source, :, :, first:]
             values[:, target, :, first:] = source_values[:, source, :, first:]
-        return Copied(num_slots * self._slot_bytes, time.monotonic() - began_s)
+        self._copied = Copied(num_slots * self._slot_bytes, time.monotonic() - began_s)
+
+    def copied(self) -> Copied:
+        """What the last `run` took."""
+        return self._copied
 
     def _pools(self, host: bool) -> tuple[torch.Tensor, torch.Tensor]:
         return (self._host_keys, self._host_values) if host else (self._keys, self._values)

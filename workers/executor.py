@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from llguidance import LLMatcher
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from bros.brosd.config import Config
@@ -21,12 +21,18 @@ from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
-from bros.workers.forward import make_forward
+from bros.workers.forward import Forward, GenericForward, make_forward
 from bros.workers.grammar import Grammars
-from bros.workers.sampler import Choice, Draw, choose, sample
+from bros.workers.parallel import ALONE, Ranks, Shards
+from bros.workers.sampler import Choice, Draw, choose
 from bros.workers.shape import ModelShape
 
-DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {
+    "auto": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 ATTENTION_NAME = "bros_paged"
 
 
@@ -68,34 +74,52 @@ def _attend(
 
 transformers_logging.disable_progress_bar()  # this process logs, it has no terminal
 AttentionInterface.register(ATTENTION_NAME, _attend)
-AttentionMaskInterface.register(ATTENTION_NAME, lambda *_, **__: None)  # the kernels mask
+# No mask is registered under that name, so transformers makes none: the kernels mask.
 
 
 class Executor:
     """The model, its KV pool, and the rows that it knows."""
 
-    def __init__(self, folder: Path, config: Config) -> None:
-        """Load the model. UnsupportedModel if its attention is not ours to compute."""
+    def __init__(self, folder: Path, config: Config, ranks: Ranks = ALONE) -> None:
+        """Load the model, or this rank's part. UnsupportedModel if it is not ours to compute."""
         self._config = config
+        self._ranks = ranks
         self._dtype = DTYPES[config.model.dtype]
         self.shape = ModelShape.of(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=self._dtype,
-            attn_implementation=ATTENTION_NAME,
-            local_files_only=True,
-        ).eval()
-        self._run = make_forward(model, config.worker.quantize)
+        self._kv_heads = self.shape.kv_heads  # of this rank
+        self._run = self._make_forward(self._load(folder))
         self._grammars = Grammars(folder, self.shape.vocab_size)
+        self._sampled: list[Row] = []  # whose next tokens are due
         self._rows: dict[int, Row] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None
         self._checkpoints: Checkpoints | None = None
         self._max_len = 0
 
+    def _load(self, folder: Path) -> torch.nn.Module:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=self._dtype,
+            attn_implementation=ATTENTION_NAME,
+            local_files_only=True,
+        ).eval()
+        if self._ranks.size > 1:
+            shards = Shards(self._ranks, self.shape)
+            shards.cut(model)
+            self._kv_heads = shards.num_kv_heads
+        return model  # type: ignore[no-any-return]
+
+    def _make_forward(self, model: torch.nn.Module) -> Forward:
+        quantize = self._config.worker.quantize
+        if self._ranks.size == 1:
+            return make_forward(model, quantize)
+        if quantize != "none":
+            raise ValueError("worker.quantize is not supported with worker.tensor_parallel")
+        return GenericForward(model)  # ours does not add up over ranks
+
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values of one token, in all layers."""
+        """Bytes of keys and values of one token, in all layers and on all ranks."""
         shape = self.shape
         return KvPool.bytes_per_token(shape.num_layers, shape.kv_heads, shape.head_dim, self._dtype)
 
@@ -120,7 +144,7 @@ class Executor:
             shape.num_layers,
             geometry.num_blocks,
             geometry.block_size,
-            shape.kv_heads,
+            self._kv_heads,
             shape.head_dim,
             self._dtype,
         )
@@ -131,8 +155,13 @@ class Executor:
 
     def warm_up(self) -> None:
         """Compile all variants of the kernels: for many tokens, for few, and for one."""
-        for count in (min(32, self._max_len), min(2, self._max_len), 1):
-            self.rehearse([0], [count])
+        for starts, counts in self.warm_up_shapes:
+            self.rehearse(starts, counts)
+
+    @property
+    def warm_up_shapes(self) -> list[tuple[list[int], list[int]]]:
+        """Starts and counts of the iterations of `warm_up`."""
+        return [([0], [min(count, self._max_len)]) for count in (32, 2, 1)]
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:
         """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up.
@@ -150,19 +179,49 @@ class Executor:
             block_size=self._config.kv.block_size,
         )
         ids = np.zeros(int(count.sum()), np.int32)
-        logits = self._forward(ids, batch, batch.offsets[1:] - 1)
-        sample(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(starts))
+        last = batch.offsets[1:] - 1
+        logits = self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
+        self._draw(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(logits))
 
-    def copy(self, plan: StepPlan) -> Copied:
+    def copy(self, plan: StepPlan) -> None:
         """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""
-        if self._view is None or self._checkpoints is None:
+        if self._view is None:
             raise RuntimeError("attach() first")
-        return self._checkpoints.run(self._view.copies[: plan.num_copies])
+        self._run_copies(self._view.copies[: plan.num_copies])
+
+    def _run_copies(self, entries: np.ndarray) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.run(entries)
+
+    def copied(self) -> Copied:
+        """What the copies of the last plan took."""
+        return self._checkpoints.copied() if self._checkpoints else Copied()
 
     def step(self, plan: StepPlan) -> Choice:
         """Run one iteration; what the rows that sampled have sampled, in plan order."""
         if not plan.rows:
             return Choice([], [])
+        logits = self._compute(plan)
+        choice = self._draw(logits, [row.draw() for row in self._sampled])
+        self.take(choice.tokens)
+        return choice
+
+    def follow(self, plan: StepPlan) -> None:
+        """Run one iteration of which another rank draws the tokens: `take` comes next."""
+        if plan.rows:
+            self._compute(plan)
+
+    def take(self, tokens: list[int]) -> None:
+        """Append the last iteration's tokens to their rows."""
+        for row, token in zip(self._sampled, tokens, strict=True):
+            if row.length < len(row.tokens):
+                row.append(token)
+
+    def _draw(self, logits: torch.Tensor, draws: list[Draw]) -> Choice:
+        return choose(logits, draws)
+
+    def _compute(self, plan: StepPlan) -> torch.Tensor:
+        """The logits of the rows that sample, which are then `_sampled`."""
         for fresh in plan.fresh:
             self._rows[fresh.row] = self._known(fresh)
         rows, starts, counts = (
@@ -175,14 +234,9 @@ class Executor:
         )
         ends = starts + counts
         sampling = np.array([end == row.length for row, end in zip(known, ends, strict=True)])
+        self._sampled = [row for row, samples in zip(known, sampling, strict=True) if samples]
         last = batch.offsets[1:][sampling] - 1
-        logits = self._forward(ids, batch, last)
-        sampled = [row for row, samples in zip(known, sampling, strict=True) if samples]
-        choice = choose(logits, [row.draw() for row in sampled])
-        for row, token in zip(sampled, choice.tokens, strict=True):
-            if row.length < len(row.tokens):
-                row.append(token)
-        return choice
+        return self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
 
     def _known(self, fresh: Fresh) -> Row:
         tokens = np.empty(self._max_len, np.int32)

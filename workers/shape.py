@@ -18,6 +18,7 @@ class ModelShape:
     """Sizes of the attention layers. `max_len` is in tokens."""
 
     num_layers: int
+    num_heads: int
     kv_heads: int
     head_dim: int
     max_len: int
@@ -31,6 +32,7 @@ class ModelShape:
         heads = config.num_attention_heads
         return cls(
             num_layers=config.num_hidden_layers,
+            num_heads=heads,
             kv_heads=getattr(config, "num_key_value_heads", None) or heads,
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             max_len=_max_len(config),

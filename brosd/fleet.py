@@ -1,0 +1,118 @@
+"""All workers of a daemon: each request has a place on one, and finds another if that one dies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bros.brosd import wire
+from bros.brosd.config import Config
+from bros.brosd.devices import Group
+from bros.brosd.latency import Latencies
+from bros.brosd.placement import Placement
+from bros.brosd.request import Request
+from bros.brosd.supervisor import Child, Supervisor
+from bros.brosd.worker import Worker
+
+
+class Fleet:
+    """One worker for each group of devices."""
+
+    def __init__(
+        self, config: Config, supervisor: Supervisor, model: Path, groups: Sequence[Group]
+    ) -> None:
+        self._workers = [
+            Worker(config, supervisor, model, index, group) for index, group in enumerate(groups)
+        ]
+        self.latencies = Latencies()
+        for worker in self._workers:
+            worker.scheduler.latencies = self.latencies
+        self._placement = Placement([worker.place for worker in self._workers])
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers)
+
+    def __getitem__(self, index: int) -> Worker:
+        return self._workers[index]
+
+    def find(self, child: Child) -> Worker | None:
+        """The worker whose process that is, if it is one."""
+        return next((worker for worker in self._workers if worker.child is child), None)
+
+    # -- state -----------------------------------------------------------------------------------
+
+    @property
+    def all_up(self) -> bool:
+        return all(worker.place.up for worker in self._workers)
+
+    @property
+    def any_up(self) -> bool:
+        return any(worker.place.up for worker in self._workers)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is left."""
+        return all(worker.scheduler.idle for worker in self._workers)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that run or wait."""
+        return sum(worker.scheduler.num_requests for worker in self._workers)
+
+    def is_last(self, worker: Worker) -> bool:
+        """Whether all others have been given up."""
+        return all(other.place.lost for other in self._workers if other is not worker)
+
+    # -- requests --------------------------------------------------------------------------------
+
+    def admit(self, admit: wire.Admit) -> wire.Fail | None:
+        """Queue a request at the best place that takes it, or say why none does."""
+        request = Request.of(admit)
+        fail = None
+        for place in self._placement.candidates(request):
+            fail = place.scheduler.take(request)
+            if fail is None:
+                self._placement.book(place, request)
+                return None
+        return fail
+
+    def abort(self, rid: int) -> None:
+        """Forget a request. Idempotent."""
+        if place := self._placement.place_of(rid):
+            place.scheduler.abort(rid)
+            self._placement.release(rid)
+
+    def abort_all(self) -> None:
+        """Forget every request."""
+        for worker in self._workers:
+            worker.scheduler.abort_all()
+        self._placement.clear()
+
+    def complete(self, done: wire.StepDone) -> wire.Emit | None:
+        """An iteration is over: take its tokens."""
+        emit = self._workers[done.worker].complete(done)
+        if emit is not None:
+            ends = zip(emit.rids, emit.finish, strict=True)
+            self._placement.finish(rid for rid, why in ends if why is not wire.FinishReason.NONE)
+        return emit
+
+    async def dispatch(self) -> None:
+        """Send plans to all workers that wait for one."""
+        for worker in self._workers:
+            await worker.dispatch()
+
+    def lose(self, worker: Worker, *, for_good: bool) -> list[wire.Fail]:
+        """A worker's process is gone. Its requests go where they run soonest now.
+
+        Returns those that are given up.
+        """
+        fails = worker.lose()
+        for fail in fails:
+            self._placement.release(fail.rid)
+        worker.place.lost = for_good
+        for request in worker.scheduler.hand_over():
+            self._placement.release(request.rid)
+            place = self._placement.candidates(request)[0]
+            place.scheduler.adopt([request])
+            self._placement.book(place, request)
+        return fails

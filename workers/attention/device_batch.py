@@ -1,0 +1,106 @@
+"""An iteration's batch on the device: one copy from the host, whatever is in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bros.workers.attention.interface import AttentionBatch
+
+LOW, HIGH = 16, 64  # rows of a tile: of few queries, of many; queries times heads of a group
+MAX_SPLITS = 16
+TILE_COLUMNS = 5  # row, first query, queries, position of the first, first key
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Work of one launch: `table` (tiles, 5); `height` rows each; keys in `splits` parts."""
+
+    table: torch.Tensor
+    height: int
+    splits: int
+
+
+@dataclass(frozen=True)
+class DeviceBatch:
+    """As in `AttentionBatch`, with the place of each token: block times block size plus slot."""
+
+    ids: torch.Tensor  # (tokens,), int64
+    positions: torch.Tensor  # (tokens,), int64
+    places: torch.Tensor  # (tokens,), int64
+    tables: torch.Tensor  # (rows, blocks), int32
+    reverse: torch.Tensor  # (rows,), int32
+    tiles: list[Tiles]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What tiles depend on beside the batch."""
+
+    group: int  # query heads of a KV head
+    kv_heads: int
+    processors: int  # of the device: as many programs should run at once, at least
+
+    def splits(self, num_tiles: int, longest: int, keys_min: int = 128) -> int:
+        """Into how many parts the keys are cut, a power of 2: enough to fill the device."""
+        wanted = min(2 * self.processors // max(1, num_tiles * self.kv_heads), longest // keys_min)
+        return 1 << min(wanted, MAX_SPLITS).bit_length() - 1 if wanted > 1 else 1
+
+
+def tile_tables(batch: AttentionBatch, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles of rows with few queries, and of the others: two (tiles, 5) arrays."""
+    few: list[tuple[int, ...]] = []
+    many: list[tuple[int, ...]] = []
+    columns = (batch.offsets[:-1], batch.starts, batch.counts)
+    for row, (offset, start, count) in enumerate(
+        zip(*(column.tolist() for column in columns), strict=True)
+    ):
+        tiles, height = (few, LOW) if count * group <= LOW else (many, HIGH)
+        step = max(1, height // group)
+        for at in range(0, count, step):
+            tiles.append((row, offset + at, min(step, count - at), start + at, 0))
+    return tuple(np.array(t, np.int32).reshape(-1, TILE_COLUMNS) for t in (few, many))  # type: ignore[return-value]
+
+
+def to_device(ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str) -> DeviceBatch:
+    """Move a batch, in one piece."""
+    blocks, slots = batch.places(batch.positions, batch.row_of_query)
+    few, many = tile_tables(batch, grid.group)
+    pieces = [
+        ids,
+        batch.positions,
+        blocks.astype(np.int64) * batch.block_size + slots,
+        batch.tables.astype(np.int64),
+        batch.reverse.astype(np.int64),
+        few.astype(np.int64),
+        many.astype(np.int64),
+    ]
+    host = torch.from_numpy(
+        np.concatenate([piece.reshape(-1) for piece in pieces]).astype(np.int64)
+    )
+    if device != "cpu":
+        host = host.pin_memory()
+    moved = iter(host.to(device, non_blocking=True).split([piece.size for piece in pieces]))
+    tokens = [next(moved) for _ in range(3)]
+    tables, reverse, few_there, many_there = (piece.int() for piece in moved)
+    splits = grid.splits(len(few), int((batch.starts + batch.counts).max()))
+    launches = [(few_there, LOW, splits), (many_there, HIGH, 1)]
+    return DeviceBatch(
+        ids=tokens[0],
+        positions=tokens[1],
+        places=tokens[2],
+        tables=tables.reshape(batch.tables.shape),
+        reverse=reverse,
+        tiles=[
+            Tiles(table.reshape(-1, TILE_COLUMNS), max(height, _padded(grid.group)), parts)
+            for table, height, parts in launches
+            if len(table)
+        ],
+    )
+
+
+def _padded(group: int) -> int:
+    """A tile holds all heads of at least one query."""
+    return 1 << (group - 1).bit_length()

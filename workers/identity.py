@@ -1,0 +1,47 @@
+"""Which worker process this is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Incarnation `generation` of worker `index`; process `rank` of those that share its model."""
+
+    index: int
+    generation: int
+    kind: str = "cpu"  # or "cuda"
+    devices: tuple[int, ...] = (0,)  # one for each rank
+    rank: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.devices)
+
+    @property
+    def peer(self) -> str:
+        """The worker's name, which all its ranks share."""
+        return f"worker-{self.index}"
+
+    @property
+    def socket(self) -> str:
+        """File name of the inbox."""
+        follower = f".r{self.rank}" if self.rank else ""
+        return f"{self.peer}.{self.generation}{follower}.sock"
+
+    @property
+    def device(self) -> str:
+        """As torch calls it."""
+        return f"cuda:{self.devices[self.rank]}" if self.kind == "cuda" else "cpu"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line of `bros.workers` that makes it."""
+        devices = ",".join(str(device) for device in self.devices)
+        words = ["--index", str(self.index), "--generation", str(self.generation)]
+        return [*words, "--kind", self.kind, "--devices", devices, "--rank", str(self.rank)]
+
+    def of_rank(self, rank: int) -> Identity:
+        """Another process of the same worker."""
+        return replace(self, rank=rank)

@@ -1,0 +1,1 @@
+"""Benchmark of the executor on CPU, without a server."""

@@ -29,8 +29,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"num_key_value_heads": 1},
     "gemma": {"hidden_act": "gelu_pytorch_tanh"},
-    "gemma2": {"attn_logit_softcapping": None, "query_pre_attn_scalar": 24},
-    "gemma3_text": {"sliding_window": 200, "query_pre_attn_scalar": 24},
+    # Tied to random embeddings, these would repeat their last token.
+    "gemma2": {
+        "attn_logit_softcapping": None,
+        "query_pre_attn_scalar": 24,
+        "tie_word_embeddings": False,
+    },
+    "gemma3_text": {
+        "sliding_window": 200,
+        "query_pre_attn_scalar": 24,
+        "tie_word_embeddings": False,
+    },
 }
 
 

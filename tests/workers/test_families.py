@@ -74,10 +74,10 @@ def test_the_ranks_parts_make_up_the_whole(
     """Three KV heads on two ranks: what both compute of a layer adds up to what one does."""
     from transformers import AutoModelForCausalLM
 
-    heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 97}
-    folder = make_checkpoint(family, tmp_path, **heads, head_dim=16)
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 96}
+    folder = make_checkpoint(family, tmp_path, **heads, head_dim=16, intermediate_size=97)
     monkeypatch.setattr("torch.distributed.all_reduce", lambda tensor: None)
-    x = torch.randn(1, 5, 64)
+    x = torch.randn(1, 5, 96)
     whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     parts = []
     for rank in range(2):

@@ -102,3 +102,18 @@ def test_a_template_that_refuses_is_the_clients_error(codec: Codec) -> None:
     with pytest.raises(ApiError, match="roles must alternate") as caught:
         codec.encode_chat([{"role": "user", "content": "Hi"}])
     assert (caught.value.status, caught.value.param) == (400, "messages")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{% for i in range(10 ** 9) %}x{% endfor %}",
+    ],
+)
+def test_templates_reach_nothing(codec: Codec, template: str) -> None:
+    codec._tokenizer.chat_template = template
+    with pytest.raises(ApiError, match="the chat template refuses them"):
+        codec.encode_chat([{"role": "user", "content": "Hi"}])

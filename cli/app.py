@@ -95,7 +95,7 @@ def watch(
 
 @batch.command()
 def show(job: Job, json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Show how far a job is."""
+    """Show how far a job is. Example: bros batch show batch-20261124-091500-3fa9c1"""
     from bros.cli.batch import show as run
 
     run(target(config, set_), job, json=json)
@@ -110,7 +110,10 @@ def results(
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Write the results that a job has so far."""
+    """Write the results that a job has so far.
+
+    Example: bros batch results batch-20261124-091500-3fa9c1 -o results.jsonl
+    """
     from bros.cli.batch import results as run
 
     run(target(config, set_), job, output)

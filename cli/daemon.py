@@ -59,7 +59,7 @@ def start(
 
 @app.command()
 def reload(config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Have the daemon read its configuration and its API keys again."""
+    """Have the daemon read its configuration and its API keys again. Example: brosd reload"""
     from bros.brosd.serve import reload as reload_daemon
 
     reload_daemon(target(config, set_).load())
@@ -132,25 +132,37 @@ KeyName = Annotated[str, typer.Argument(help="Who uses it.")]
 
 @key.command("create")
 def create_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Make an API key and print it: it is shown this once."""
+    """Make an API key and print it: it is shown this once. Example: brosd key create laptop"""
     from bros.brosd.serve import keys_of
 
     typer.echo(keys_of(target(config, set_).load()).create(name))
 
 
 @key.command("list")
-def list_keys(config: ConfigFile = None, set_: Overrides = None) -> None:
-    """List the names of the API keys."""
+def list_keys(
+    config: ConfigFile = None,
+    set_: Overrides = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the names of the API keys. Example: brosd key list"""
     from bros.brosd.serve import keys_of
 
-    for known in keys_of(target(config, set_).load()).all:
+    known_keys = keys_of(target(config, set_).load()).all
+    if json:
+        rows = [{"name": known.name, "created_s": known.created_s} for known in known_keys]
+        typer.echo(msgspec.json.encode(rows).decode())
+        return
+    for known in known_keys:
         created = time.strftime("%Y-%m-%d", time.localtime(known.created_s))
         typer.echo(f"{created}  {known.name}")
 
 
 @key.command("revoke")
 def revoke_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Revoke an API key; 'brosd reload' makes a running daemon know."""
+    """Revoke an API key; 'brosd reload' makes a running daemon know.
+
+    Example: brosd key revoke laptop
+    """
     from bros.brosd.serve import keys_of
 
     keys_of(target(config, set_).load()).revoke(name)

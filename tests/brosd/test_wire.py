@@ -22,20 +22,20 @@ GOLDEN: list[tuple[wire.Message, object, str]] = [
         ),
         wire.ToDaemon,
         "99a561646d6974cf400000000000000001cb3ff8000000000000c4080100000002000000"
-        "0998cb3fe000000000000000cb3ff0000000000000cb0000000000000000cb3ff0000000"
-        "000000cb0000000000000000cb000000000000000003910292cb3fe0000000000000cb3f"
-        "b47ae147ae147b",
+        "099acb3fe000000000000000cb3ff0000000000000cb0000000000000000cb3ff0000000"
+        "000000cb0000000000000000cb000000000000000003c0a0910292cb3fe0000000000000"
+        "cb3fb47ae147ae147b",
     ),
     (wire.Abort(rid=5), wire.ToDaemon, "92a561626f727405"),
     (
         wire.StepDone(worker=0, generation=1, step=2, tokens=wire.pack_ids([-1]), elapsed_s=0.5),
         wire.ToDaemon,
-        "98a4646f6e65000102c404ffffffffcb3fe0000000000000cb000000000000000000",
+        "99a4646f6e65000102c404ffffffffcb3fe0000000000000cb00000000000000000090",
     ),
     (
         wire.Emit(rids=[1], tokens=wire.pack_ids([300]), finish=[wire.FinishReason.LENGTH]),
         wire.ToTokenizer,
-        "94a4656d69749101c4042c0100009102",
+        "95a4656d69749101c4042c010000910290",
     ),
 ]
 

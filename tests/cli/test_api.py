@@ -12,6 +12,7 @@ import pytest
 
 from bros.brosd import api, wire
 from bros.brosd.api import ApiError, Client, ClientError, ConnectionLost, NotRunning
+from bros.brosd.lines import PART_LINES
 
 URL = "/v1/chat/completions"
 
@@ -87,7 +88,7 @@ def test_a_job_goes_in_parts(client: Client, tokenizer: Any, num_lines: int) -> 
     assert tokenizer.jobs["j"].lines == lines
     puts = [message for message in tokenizer.seen if isinstance(message, wire.JobPut)]
     assert [put.last for put in puts] == [False] * (len(puts) - 1) + [True]
-    assert all(len(put.lines) <= api.PART_LINES for put in puts)
+    assert all(len(put.lines) <= PART_LINES for put in puts)
     assert all(b.first == a.first + len(a.lines) for a, b in pairwise(puts))
 
 

@@ -20,14 +20,14 @@ def set_threads(config: Config) -> None:
 
     Set through the environment, before either is imported.
     """
-    share_openmp()
     threads = config.worker.threads or len(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
     # Threads that spin long at a barrier starve the one they wait for as soon as anybody else
     # wants a core: beside a second worker an iteration took 1,900 ms instead of 60 (measured).
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
     os.environ["NUMBA_CACHE_DIR"] = str(config.cache / "numba")
+    share_openmp()  # which reads the environment when it is loaded
 
 
 def share_openmp() -> None:

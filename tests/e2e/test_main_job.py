@@ -13,6 +13,8 @@ import pytest
 from harness import MODEL, MakeServer, Server, wait_until
 from traffic import metrics
 
+NUM_LINES = 240  # so many that chat and dashboard come and go meanwhile
+
 
 @pytest.fixture(scope="module")
 def server(make_server: MakeServer) -> Server:
@@ -39,7 +41,9 @@ def results(path: Path) -> dict[str, dict]:
 
 def test_chat_answers_while_a_batch_runs(server: Server, tmp_path: Path) -> None:
     batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
-    batch.write_text("\n".join(line(index) for index in range(60)) + "\n")
+    batch.write_text(
+        "\n".join(line(index, max_tokens=64, ignore_eos=True) for index in range(NUM_LINES))
+    )
     command = server.command("bros", "submit", str(batch), "-o", str(output))
     submit = subprocess.Popen(command, env=server.environ, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: output.exists() and output.stat().st_size > 0)
@@ -55,15 +59,19 @@ def test_chat_answers_while_a_batch_runs(server: Server, tmp_path: Path) -> None
     assert top["rt_latency"]["ttft"]["recent"] == top["rt_latency"]["recent_finished"] == 1
     _, progress = submit.communicate(timeout=240.0)
     assert submit.returncode == 0, progress
-    assert set(results(output)) == {f"n-{index}" for index in range(60)}
+    assert set(results(output)) == {f"n-{index}" for index in range(NUM_LINES)}
     for row in results(output).values():
         assert row["error"] is None
         assert row["response"]["status_code"] == 200
         assert row["response"]["body"]["choices"][0]["message"]["content"]
-    wait_until(lambda: metrics(server)["vllm:time_to_first_token_seconds_count", "be"] == 60)
+    wait_until(lambda: metrics(server)["vllm:time_to_first_token_seconds_count", "be"] == NUM_LINES)
     seen = metrics(server)
     assert seen["vllm:e2e_request_latency_seconds_count", "rt"] == 1
-    assert seen["vllm:generation_tokens_total", "be"] == seen["bros_output_tokens_total", "be"] > 60
+    assert (
+        seen["vllm:generation_tokens_total", "be"]
+        == seen["bros_output_tokens_total", "be"]
+        > NUM_LINES
+    )
 
 
 def test_bad_lines_become_error_lines(server: Server, tmp_path: Path) -> None:

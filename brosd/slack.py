@@ -86,6 +86,8 @@ class Bros:
     def _rank(self, rt: list[Request], pace_s: float, now_s: float, cost: CostModel) -> Ranks:
         """Sort requests out: the earliest deadline first, as far as time goes."""
         ranks = Ranks()
+        # Too slow for a single stream, and nothing is won by keeping others out.
+        hopeless = cost.base_s + cost.chunk_s(0, 1) > DECODE_SHARE * pace_s
         pending: list[Request] = []
         for request in rt:
             if request.num_output == 0:
@@ -101,7 +103,8 @@ class Bros:
             share = max(0.1, 1 - (cost.base_s + decodes_s) / pace_s)
             own_s = cost.chunk_s(request.num_computed, max(2, request.num_missing))
             decode_s = cost.chunk_s(len(request.tokens), 1)
-            sustained = cost.base_s + decodes_s + decode_s <= DECODE_SHARE * pace_s
+            load_s = cost.base_s + decodes_s + decode_s
+            sustained = hopeless or load_s <= DECODE_SHARE * pace_s
             if not (sustained or request.row is not None or not ranks.streams):
                 held.append(request)
                 continue
@@ -113,7 +116,8 @@ class Bros:
             ranks.prompts.append(request)
         for request in held:
             decode_s = cost.chunk_s(len(request.tokens), 1)
-            crowded = cost.base_s + decodes_s + late_s + decode_s > DECODE_SHARE * pace_s
+            load_s = cost.base_s + decodes_s + late_s + decode_s
+            crowded = not hopeless and load_s > DECODE_SHARE * pace_s
             if request.row is None and crowded and (ranks.streams or ranks.late):
                 continue
             late_s += decode_s

@@ -248,13 +248,14 @@ class Daemon:
     # -- the clock -------------------------------------------------------------------------------
 
     async def _on_tick(self) -> None:
-        if self._announced:
-            # From the loop that schedules, so that it stops if that one does.
-            notify("WATCHDOG=1", f"STATUS={self._status()}")
         self._supervisor.kill_hung()
         for worker in self._fleet:
             worker.tick()
-        await self._tell_tokenizer(self._stats())
+        stats = self._stats()
+        if self._announced:
+            # From the loop that schedules, so that it stops if that one does.
+            notify("WATCHDOG=1", f"STATUS={_in_a_line(stats)}")
+        await self._tell_tokenizer(stats)
         if self._draining_since_s is not None:
             drained_s = time.monotonic() - self._draining_since_s
             out_of_time = drained_s > self._config.server.drain_timeout_s
@@ -279,15 +280,6 @@ class Daemon:
             slo=wire.Slo(self._config.slo.ttft_s, self._config.slo.tpot_s),
         )
         return report(about, self._fleet)
-
-    def _status(self) -> str:
-        """The daemon in a line, for `systemctl status`."""
-        stats = self._stats()
-        rt, be = stats.rt, stats.be
-        return (
-            f"{self._state}: {rt.running}+{be.running} requests running (real-time+best-effort), "
-            f"{rt.waiting}+{be.waiting} waiting"
-        )
 
     async def _on_reload(self) -> None:
         """Take what can change live; keep all else, and say so."""
@@ -327,3 +319,12 @@ class Daemon:
         for worker in self._fleet:
             worker.close()
         log.info("event=stopped")
+
+
+def _in_a_line(stats: wire.Stats) -> str:
+    """The daemon for `systemctl status`."""
+    rt, be = stats.rt, stats.be
+    return (
+        f"{stats.state}: {rt.running}+{be.running} requests running (real-time+best-effort), "
+        f"{rt.waiting}+{be.waiting} waiting"
+    )

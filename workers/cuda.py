@@ -21,7 +21,7 @@ from bros.workers.attention.interface import Attention, AttentionBatch
 from bros.workers.attention.triton_paged import TritonAttention
 from bros.workers.checkpoints import Copied
 from bros.workers.executor import Executor
-from bros.workers.forward import Forward
+from bros.workers.forward import Forward, GenericForward
 from bros.workers.parallel import ALONE, Ranks
 from bros.workers.sampler import Choice, Draw, choose
 from bros.workers.streams import StreamedCheckpoints
@@ -50,7 +50,7 @@ class CudaExecutor(Executor):
     def _make_forward(self, model: torch.nn.Module) -> Forward:
         if self._config.worker.quantize != "none":
             raise ValueError("worker.quantize is not supported on CUDA")
-        return DeviceForward(model.to(self._device))
+        return GenericForward(model.to(self._device))
 
     @property
     def num_blocks(self) -> int:
@@ -145,27 +145,6 @@ class CudaExecutor(Executor):
     @property
     def _kv_bytes_of_rank(self) -> int:
         return self.kv_bytes_per_token * self._kv_heads // self.shape.kv_heads
-
-
-class DeviceForward:
-    """transformers' own layers around our attention."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-
-    def __call__(
-        self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, attention: object
-    ) -> torch.Tensor:
-        """As in `GenericForward`."""
-        output = self._model(
-            input_ids=ids[None],
-            position_ids=positions[None],
-            use_cache=False,
-            logits_to_keep=last,
-            paged=attention,
-        )
-        logits: torch.Tensor = output.logits[0]
-        return logits
 
 
 def _is_greedy(draw: Draw) -> bool:

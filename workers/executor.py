@@ -21,7 +21,7 @@ from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
-from bros.workers.forward import Forward, GenericForward, make_forward
+from bros.workers.forward import Forward, make_forward, packed
 from bros.workers.grammar import Grammars
 from bros.workers.parallel import ALONE, Ranks, Shards
 from bros.workers.sampler import Choice, Draw, choose
@@ -115,7 +115,7 @@ class Executor:
             return make_forward(model, quantize)
         if quantize != "none":
             raise ValueError("worker.quantize is not supported with worker.tensor_parallel")
-        return GenericForward(model)  # ours does not add up over ranks
+        return packed(model)  # ours does not add up over ranks
 
     @property
     def kv_bytes_per_token(self) -> int:

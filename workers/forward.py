@@ -15,11 +15,9 @@ Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Attention], torch.
 
 
 class GenericForward:
-    """transformers' own layers around our attention, with packed linear layers."""
+    """transformers' own layers around our attention."""
 
     def __init__(self, model: Any) -> None:
-        if can_pack(model.dtype):
-            pack_linears(model)
         self._model = model
 
     def __call__(
@@ -45,4 +43,11 @@ def make_forward(model: Any, quantize: str) -> Forward:
         raise ValueError(
             f"worker.quantize = {quantize!r} is not supported for {type(model).__name__}"
         )
+    return packed(model)
+
+
+def packed(model: Any) -> GenericForward:
+    """transformers' layers, with their linear ones packed where the CPU has kernels for that."""
+    if can_pack(model.dtype):
+        pack_linears(model)
     return GenericForward(model)

@@ -92,7 +92,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise ModelError("no more")
 
     with pytest.raises(ModelError):
-        models._built_once("it", tmp_path, build)
+        models._built_once(tmp_path / "models" / "it", build)
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".lock"}
 
 
@@ -104,9 +104,8 @@ def test_two_builders_build_once(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "whole").touch()
 
-    threads = [
-        threading.Thread(target=models._built_once, args=("it", tmp_path, build)) for _ in range(4)
-    ]
+    folder = tmp_path / "models" / "it"
+    threads = [threading.Thread(target=models._built_once, args=(folder, build)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

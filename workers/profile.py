@@ -54,7 +54,6 @@ def profile(executor: Rehearsed, model: Path, config: Config) -> list[Sample]:
         return _decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError):
         pass
-    executor.rehearse([0], [1])  # kernels that were not compiled before are now
     began_s = time.monotonic()
     samples: list[Sample] = []
     for shape in shapes(executor, config):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bros.cli.bench.load import Load, Objectives, Seen
 from bros.cli.bench.report import Result, plot, table
-from bros.cli.bench.servers import Server, model_of
+from bros.cli.bench.servers import Server, iterations_of, model_of
 from bros.cli.bench.workload import Workload
 from bros.cli.errors import InputError
 
@@ -60,7 +60,9 @@ def measure(plan: Plan, console: Console) -> dict[str, list[Seen]]:
                 asyncio.run(Load(url, model, warm_up, plan.slo, plan.in_flight).run())
                 workload = replace(plan.workload, seed=seed)
                 load = Load(url, model, workload, plan.slo, plan.in_flight)
-                runs[server.name].append(asyncio.run(load.run()))
+                seen = asyncio.run(load.run())
+                seen.iterations = iterations_of(url)
+                runs[server.name].append(seen)
     return runs
 
 

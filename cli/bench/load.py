@@ -50,6 +50,15 @@ class Record:
         return self.ttft_s <= slo.ttft_s and self.tpot_s <= slo.tpot_s
 
 
+@dataclass(frozen=True)
+class Iterations:
+    """What a BROS daemon says of its iterations."""
+
+    scheduling_s: float  # mean, of the daemon's own time in each
+    prediction_error: float  # |predicted - measured| / measured, mean of recent ones
+    prediction_error_p95: float
+
+
 @dataclass
 class Seen:
     """All that one run of a workload saw."""
@@ -62,6 +71,7 @@ class Seen:
     be_finished: int = 0
     be_errors: int = 0
     client_cpu_s: float = 0.0
+    iterations: Iterations | None = None
 
     @property
     def be_tokens_per_s(self) -> float:

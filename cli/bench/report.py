@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -47,12 +47,17 @@ class Result(msgspec.Struct, frozen=True):
     be_finished: int
     be_errors: int
     client_cpu: float  # cores that the client itself took
+    # Of BROS daemons, means over the seeds; None of other servers:
+    scheduling_s: float | None  # the daemon's own time in an iteration
+    prediction_error: float | None  # of iteration times, relative
+    prediction_error_p95: float | None
 
     @classmethod
     def of(cls, name: str, runs: Sequence[Seen], slo: Objectives) -> Result:
         rt = [record for seen in runs for record in seen.rt]
         attained = [_attained(seen.rt, slo) for seen in runs if seen.rt]
         be = [seen.be_tokens_per_s for seen in runs]
+        told = [seen.iterations for seen in runs if seen.iterations is not None]
         return cls(
             name=name,
             rt_requests=len(rt),
@@ -67,7 +72,15 @@ class Result(msgspec.Struct, frozen=True):
             be_finished=sum(seen.be_finished for seen in runs),
             be_errors=sum(seen.be_errors for seen in runs),
             client_cpu=fmean(seen.client_cpu_s / seen.duration_s for seen in runs),
+            scheduling_s=_mean(one.scheduling_s for one in told),
+            prediction_error=_mean(one.prediction_error for one in told),
+            prediction_error_p95=_mean(one.prediction_error_p95 for one in told),
         )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return fmean(known) if known else None
 
 
 def _attained(records: Sequence[Record], slo: Objectives) -> float:
@@ -90,6 +103,8 @@ def table(results: Sequence[Result]) -> Table:
         "BE tok/s",
         "against",
         "errors",
+        "cost error",
+        "plan ms",
     ):
         view.add_column(name, justify="right")
     for result in results:
@@ -111,6 +126,8 @@ def _row(result: Result, baseline: Result) -> list[str]:
         f"{result.be_tokens_per_s:.1f}",
         f"{result.be_tokens_per_s / (baseline.be_tokens_per_s or 1.0):.1%}",
         f"{result.rt_errors + result.be_errors}",
+        "" if result.prediction_error is None else f"{result.prediction_error:.1%}",
+        "" if result.scheduling_s is None else f"{result.scheduling_s * 1000:.2f}",
     ]
 
 

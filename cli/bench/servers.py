@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
+from bros.cli.bench.load import Iterations
 from bros.cli.errors import InputError
 
 BROSD = Path(sys.executable).parent / "brosd"
@@ -77,3 +79,22 @@ def model_of(url: str) -> str:
         return str(response.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError) as error:
         raise InputError(f"{url} does not answer as an OpenAI server: {error}") from None
+
+
+def iterations_of(url: str) -> Iterations | None:
+    """What a BROS daemon says of its iterations since it started; None of any other server."""
+    try:
+        text = httpx.get(f"{url}/metrics", timeout=10.0).raise_for_status().text
+        samples = {
+            (sample.name, sample.labels.get("statistic", "")): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        return Iterations(
+            scheduling_s=samples["bros_scheduling_seconds_total", ""]
+            / max(1.0, samples["bros_iterations_total", ""]),
+            prediction_error=samples["bros_prediction_error", "mean"],
+            prediction_error_p95=samples["bros_prediction_error", "p95"],
+        )
+    except (httpx.HTTPError, ValueError, KeyError):
+        return None

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionToolParam
 
-from harness import MakeServer, Server, wait_until
+from harness import FLOAT32, MakeServer, Server, wait_until
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 # The default model's template has no tools; this one writes them, calls and results as Qwen does.
@@ -63,7 +63,7 @@ def folder(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(make_server: MakeServer, folder: Path) -> Server:
-    return make_server(f"model.name={folder}", "model.dtype=float32")
+    return make_server(f"model.name={folder}", *FLOAT32)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from threading import Barrier
 import httpx
 import pytest
 
-from harness import MODEL, MakeServer, Server, wait_until
+from harness import FLOAT32, MODEL, MakeServer, Server, wait_until
 
 NUM_STREAMS = 16
 
@@ -47,14 +47,14 @@ def stream(url: str, index: int, after_first: Barrier | None = None) -> str:
 
 @pytest.fixture(scope="module")
 def server(make_server: MakeServer) -> Server:
-    return make_server("model.dtype=float32")
+    return make_server(*FLOAT32)
 
 
 def test_streams_outlive_a_killed_worker(server: Server) -> None:
-    undisturbed = [stream(server.url, index) for index in range(NUM_STREAMS)]
-    assert all(undisturbed)
     everyone = Barrier(NUM_STREAMS + 1)
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
+        undisturbed = list(pool.map(stream, [server.url] * NUM_STREAMS, range(NUM_STREAMS)))
+        assert all(undisturbed)
         texts = [pool.submit(stream, server.url, index, everyone) for index in range(NUM_STREAMS)]
         everyone.wait(timeout=60.0)  # each stream has text, none is near its end
         os.kill(server.child("bros.workers"), signal.SIGKILL)

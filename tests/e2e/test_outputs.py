@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from harness import MODEL, MakeServer
+from harness import FLOAT32, MODEL, MakeServer
 
-MAX_TOKENS = 24
+MAX_TOKENS = 16
 LENGTHS = [1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 40, 48, 64, 65, 80, 100, 127, 128]
 LENGTHS += [129, 160, 200, 255, 256, 257, 300, 400, 512, 700, 1000, 1500]
 
@@ -77,7 +77,7 @@ def test_mixed_requests_equal_transformers(
     expected: list[list[int]],
     make_server: MakeServer,
 ) -> None:
-    server = make_server("model.dtype=float32", *settings)
+    server = make_server(*FLOAT32, *settings)
     tiers = ["default" if index % 2 else "flex" for index in range(len(prompts))]
     with ThreadPoolExecutor(len(prompts)) as pool:
         outputs = list(pool.map(complete, [server.url] * len(prompts), prompts, tiers))

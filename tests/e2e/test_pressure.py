@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from harness import MakeServer, Server
+from harness import FLOAT32, MakeServer, Server
 from traffic import complete, prompts, wait_for_stats
 
-NUM_BE, BE_TOKENS, BE_OUTPUT = 64, 120, 32
-NUM_RT, RT_TOKENS, RT_OUTPUT, RT_PER_S = 20, 60, 16, 1.5
+NUM_BE, BE_TOKENS, BE_OUTPUT = 64, 72, 16
+NUM_RT, RT_TOKENS, RT_OUTPUT, RT_PER_S = 20, 60, 16, 2.0
 BLOCK = 16
 DEMAND = NUM_BE * -(-(BE_TOKENS + BE_OUTPUT) // BLOCK)
 
@@ -36,7 +36,7 @@ def real_time(server: Server, pool: ThreadPoolExecutor) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def uncontended(make_server: MakeServer) -> tuple[list[list[int]], list[list[int]]]:
     """Outputs of both classes with a pool that holds everything, one class after the other."""
-    server = make_server("model.dtype=float32", "kv.prefix_cache=false")
+    server = make_server(*FLOAT32, "kv.prefix_cache=false")
     with ThreadPoolExecutor(NUM_BE) as pool:
         outputs = best_effort(server, pool), real_time(server, pool)
     found = wait_for_stats(server)
@@ -50,7 +50,7 @@ def uncontended(make_server: MakeServer) -> tuple[list[list[int]], list[list[int
 def test_a_tenth_of_the_memory(
     mode: str, uncontended: tuple[list[list[int]], list[list[int]]], make_server: MakeServer
 ) -> None:
-    server = make_server("model.dtype=float32", f"kv.num_blocks={DEMAND // 10}", f"kv.mode={mode}")
+    server = make_server(*FLOAT32, f"kv.num_blocks={DEMAND // 10}", f"kv.mode={mode}")
     with ThreadPoolExecutor(NUM_BE + NUM_RT + 1) as pool:
         be = pool.submit(best_effort, server, pool)
         rt = real_time(server, pool)

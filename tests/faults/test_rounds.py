@@ -20,7 +20,7 @@ import openai
 
 from bros.brosd.tokenizer.database import open_database
 from bros.brosd.tokenizer.jobs import JobStore
-from harness import MODEL, MakeServer, Server, wait_until
+from harness import FLOAT32, MODEL, MakeServer, Server, wait_until
 from traffic import metrics, nothing_is_held
 
 ROUNDS = int(os.environ.get("BROS_FAULT_ROUNDS", "3"))
@@ -153,7 +153,7 @@ def harm(server: Server, victim: str, number: int) -> float:
 
 
 def test_rounds_of_kills(make_server: MakeServer) -> None:
-    server = make_server("model.dtype=float32", "supervisor.hang_timeout_s=15")
+    server = make_server(*FLOAT32, "supervisor.hang_timeout_s=15")
     undisturbed = submit(server)
     wait_until(lambda: state(server, undisturbed) == "completed", 300.0)
     expected = results(server, undisturbed)

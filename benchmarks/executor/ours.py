@@ -1,0 +1,89 @@
+"""What is measured of our executor: iterations on a real block table, without a server."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from bros.brosd.config import load
+from bros.brosd.wire import Fresh, Sampling, StepPlan, pack_ids
+from bros.kv import BlockTable, BlockTableView, TableGeometry
+from bros.workers.executor import Executor
+
+CHUNK = 256  # tokens of prompt in an iteration
+ROWS, NUM_BLOCKS = 64, 8448
+BATCHES, CONTEXTS = (1, 8, 32, 64), (128, 512, 2032)
+PROMPT = 1024  # tokens
+MIXES = ((32, 128, 64), (64, 256, 64))  # requests, input and output tokens
+REPEATS = 12
+
+
+class Bench:
+    """Rows in one executor, without classes: row `i` has its own blocks for good."""
+
+    def __init__(self, folder: Path, settings: list[str]) -> None:
+        config = load(overrides=[f"kv.num_blocks={NUM_BLOCKS}", *settings], environ={})
+        self.executor = Executor(folder, config)
+        geometry = TableGeometry(NUM_BLOCKS, config.kv.block_size, ROWS, self.executor.max_len)
+        path = Path(tempfile.mkdtemp()) / "table"
+        self._table = BlockTable(path, geometry)
+        self.executor.attach(BlockTableView(path))
+        self.executor.warm_up()
+        width = NUM_BLOCKS // ROWS
+        for row in range(ROWS):
+            self._table.blocks[row, :width] = range(row * width, (row + 1) * width)
+        self._rng = random.Random(1)
+
+    def step(self, rows: list[int], start: int, count: int, fresh: int = 0) -> float:
+        """Seconds of one iteration; `fresh` prompts of that many tokens open the rows."""
+
+        def prompt() -> bytes:
+            return pack_ids([self._rng.randrange(100, 49000) for _ in range(fresh)])
+
+        plan = StepPlan(
+            step=0,
+            rows=pack_ids(rows),
+            starts=pack_ids([start] * len(rows)),
+            counts=pack_ids([count] * len(rows)),
+            fresh=[Fresh(r, prompt(), fresh, Sampling(temperature=0.0)) for r in rows if fresh],
+        )
+        began_s = time.perf_counter()
+        self.executor.step(plan)
+        return time.perf_counter() - began_s
+
+    def prefill_s(self, num_rows: int, length: int) -> float:
+        """Seconds to compute the prompts of the first rows, one after another."""
+        return sum(
+            self.step([row], at, min(CHUNK, length - at), 0 if at else length)
+            for row in range(num_rows)
+            for at in range(0, length, CHUNK)
+        )
+
+    def decode_s(self, num_rows: int, context: int) -> float:
+        """Median of some iterations after prompts that are made up: only their length counts."""
+        rows = list(range(num_rows))
+        self.step(rows, 0, 1, fresh=context + 1)
+        return median(self.step(rows, context + i, 1) for i in range(REPEATS))
+
+    def mix_s(self, num_rows: int, num_input: int, num_output: int) -> float:
+        """Seconds of all prompts, then all decodes."""
+        rows = list(range(num_rows))
+        decodes_s = (self.step(rows, num_input + i, 1) for i in range(num_output - 1))
+        return self.prefill_s(num_rows, num_input) + sum(decodes_s)
+
+
+def measure(bench: Bench) -> dict[str, float]:
+    """Our figures by name; a peer's have the same names."""
+    figures = {
+        f"decode ms, batch {batch}, context {context}": 1000 * bench.decode_s(batch, context)
+        for context in CONTEXTS
+        for batch in BATCHES
+    }
+    figures["prefill tokens/s"] = PROMPT / min(bench.prefill_s(1, PROMPT) for _ in range(3))
+    for rows, num_input, num_output in MIXES:
+        seconds = bench.mix_s(rows, num_input, num_output)
+        figures[f"output tokens/s, {rows} x {num_input}/{num_output}"] = rows * num_output / seconds
+    return figures

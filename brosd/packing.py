@@ -272,11 +272,12 @@ class Packer:
 
     def _save_ahead(self) -> None:
         """With few blocks free, save what is likely to be lost next."""
-        if self.whole or self.allocator.num_free >= self.kv.low_water:
+        enough = self.kv.low_water - self.allocator.num_free
+        if self.whole or enough <= 0:
             return
         best_effort = [request for request in reversed(self.running) if request.klass is Klass.BE]
         likely = self._rows_of(sorted(best_effort, key=self._cost))
-        self.allocator.save_ahead(likely, self.allocator.max_copies // SAVE_AHEAD)
+        self.allocator.save_ahead(likely, enough, self.allocator.max_copies // SAVE_AHEAD)
 
     def _preempt(self, victim: Request) -> None:
         """Take everything: in `swap` mode a BE row keeps its place, otherwise it waits again."""

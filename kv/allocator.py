@@ -236,21 +236,25 @@ class Allocator:
         row = self._rows[index]
         self._supply.lose_tail(row, len(row.blocks))
 
-    def save_ahead(self, rows: Iterable[int], num_blocks: int) -> None:
-        """Save up to `num_blocks` full tail blocks of these BE rows: losing them is then free."""
+    def save_ahead(self, rows: Iterable[int], enough: int, max_copies: int) -> None:
+        """Save full tail blocks of these BE rows, the first first: losing them is then free.
+
+        Not more than `max_copies`, and only until `enough` of their blocks are saved: what is saved
+        and then not lost was saved in vain.
+        """
         for index in rows:
             row = self._rows[index]
             full = min(row.resident, row.written) // self.block_size
             for block in range(full - 1, -1, -1):
-                if num_blocks == 0:
+                if enough <= 0 or max_copies <= 0:
                     return
-                if self._checkpoints.is_saved(row, block, self.block_size):
-                    continue
-                if not self._blocks.is_left(row.blocks[block]):
-                    break
-                if not self._checkpoints.save(row, block, self.block_size, evict=False):
-                    return
-                num_blocks -= 1
+                if not self._checkpoints.is_saved(row, block, self.block_size):
+                    if not self._blocks.is_left(row.blocks[block]):
+                        break
+                    if not self._checkpoints.save(row, block, self.block_size, evict=False):
+                        return
+                    max_copies -= 1
+                enough -= 1
 
     # -- growing ---------------------------------------------------------------------------------
 

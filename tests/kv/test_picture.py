@@ -35,7 +35,7 @@ def test_each_use_of_a_block_is_seen(allocator: Allocator) -> None:
     grow(allocator, Klass.RT, list(range(10)), 10)
     be = grow(allocator, Klass.BE, list(range(50, 60)), 8)
     allocator.begin_plan()
-    allocator.save_ahead([be], 1)
+    allocator.save_ahead([be], 1, 1)
     picture = allocator.picture()
     assert picture.counts[BlockState.RT] == 3
     assert (picture.counts[BlockState.BE], picture.counts[BlockState.SAVED]) == (1, 1)

@@ -197,7 +197,7 @@ class KvMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 5), count=st.integers(1, 3))
     def save(self, which: int, count: int) -> None:
         rows = [row for row in self.tokens if self.klass(row) is Klass.BE]
-        self.allocator.save_ahead(rows[which % len(rows) :] if rows else [], count)
+        self.allocator.save_ahead(rows[which % len(rows) :] if rows else [], count + 2, count)
 
     @rule(cheap=st.booleans())
     def reprice(self, cheap: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import os
 import signal
 import sys
@@ -26,8 +27,16 @@ def set_threads(config: Config) -> None:
     # wants a core: beside a second worker an iteration took 1,900 ms instead of 60 (measured).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
-    os.environ["NUMBA_CACHE_DIR"] = str(config.cache / "numba")
+    os.environ["NUMBA_CACHE_DIR"] = str(config.cache / "numba" / kernels_version())
     share_openmp()  # which reads the environment when it is loaded
+
+
+def kernels_version() -> str:
+    """Names what kernels are compiled from: Numba itself looks at one file of several."""
+    folder = Path(__file__).parent
+    sources = [*sorted(folder.glob("*.py")), *sorted(folder.glob("attention/*.py"))]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return digest.hexdigest()[:16]
 
 
 def share_openmp() -> None:

@@ -15,8 +15,9 @@ import torch
 from bros.workers.attention.interface import Attention
 from bros.workers.bits import bits_of
 from bros.workers.fused import add_norm, rotate, silu_times
-from bros.workers.linear import Linear, make_linear
+from bros.workers.linear import Kind, Linear, make_linear
 
+ROWS_MAX_BYTES = 2**30  # of weights, up to which a second layout of them costs no one's memory
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 
 
@@ -34,13 +35,13 @@ def can_run(model: Any) -> bool:
 class _Layer:
     """One layer's weights, fused."""
 
-    def __init__(self, layer: Any, quantize: str) -> None:
+    def __init__(self, layer: Any, kind: Kind) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.scale = float(attention.scaling)
-        self.qkv = _fuse(quantize, attention.q_proj, attention.k_proj, attention.v_proj)
-        self.o = make_linear(attention.o_proj, quantize)
-        self.gate_up = _fuse(quantize, mlp.gate_proj, mlp.up_proj)
-        self.down = make_linear(mlp.down_proj, quantize)
+        self.qkv = _fuse(kind, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.o = make_linear(attention.o_proj, kind)
+        self.gate_up = _fuse(kind, mlp.gate_proj, mlp.up_proj)
+        self.down = make_linear(mlp.down_proj, kind)
         self.attention_norm = bits_of(layer.input_layernorm.weight.detach())
         self.mlp_norm = bits_of(layer.post_attention_layernorm.weight.detach())
 
@@ -49,6 +50,7 @@ class LlamaForward:
     """Takes the weights out of a transformers model, which is not to be used after that."""
 
     def __init__(self, model: Any, quantize: str) -> None:
+        kind = _kind(model, quantize)
         inner, config = model.model, model.config
         self._embedding: torch.Tensor = inner.embed_tokens.weight.detach()
         self._rotary = inner.rotary_emb
@@ -57,10 +59,10 @@ class LlamaForward:
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._layers = []
-        while len(inner.layers):  # one layer's old weights at a time: memory holds one copy
-            self._layers.append(_Layer(inner.layers[0], quantize))
+        while len(inner.layers):  # one layer's old weights at a time
+            self._layers.append(_Layer(inner.layers[0], kind))
             del inner.layers[0]
-        self._head = make_linear(model.lm_head, quantize)
+        self._head = make_linear(model.lm_head, kind)
 
     def __call__(
         self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, attention: Attention
@@ -109,7 +111,15 @@ def _activate(gate_up: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def _fuse(quantize: str, *linears: torch.nn.Linear) -> Linear:
+def _kind(model: Any, quantize: str) -> Kind:
+    """Small models keep their weights in both layouts."""
+    if quantize == "int8":
+        return "int8"
+    num_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    return "rows" if num_bytes <= ROWS_MAX_BYTES else "packed"
+
+
+def _fuse(kind: Kind, *linears: torch.nn.Linear) -> Linear:
     """One product for several of the same input."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     fused = torch.nn.Linear(weight.shape[1], 1, bias=False, device="meta")
@@ -117,4 +127,4 @@ def _fuse(quantize: str, *linears: torch.nn.Linear) -> Linear:
     if linears[0].bias is not None:
         bias = torch.cat([linear.bias.detach() for linear in linears])
         fused.bias = torch.nn.Parameter(bias, requires_grad=False)
-    return make_linear(fused, quantize)
+    return make_linear(fused, kind)

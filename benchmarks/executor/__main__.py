@@ -82,7 +82,9 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", threads)
     os.environ.setdefault("NUMBA_NUM_THREADS", threads)
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in the worker
+    from bros.workers.__main__ import share_openmp
 
+    share_openmp()
     from benchmarks.executor import peers, served
     from bros.brosd.config import DEFAULT_MODEL, load
     from bros.workers.models import resolve

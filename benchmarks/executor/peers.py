@@ -53,8 +53,15 @@ def llama(folder: Path) -> Path:
 
 
 def figures(script: str, python: Path, model: Path) -> dict[str, float]:
-    """What a peer's script measures in its own environment: its last line of output is JSON."""
+    """What a peer's script measures in its own environment: its last line of output is JSON.
+
+    Nothing, and a line that says why, if the peer does not run on this machine.
+    """
     command = [python, HERE / script, model]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.splitlines() or ["no message"])[-1]
+        print(f"{script}: exit code {done.returncode}: {reason}", flush=True)
+        return {}
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found

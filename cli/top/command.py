@@ -18,12 +18,12 @@ import msgspec
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from bros.brosd.api import Client, ClientError, Stats
+from bros.brosd.api import Client, ClientError
 from bros.cli.errors import InputError
 from bros.cli.render import PIPE_WIDTH, as_dict, print_json
 from bros.cli.target import Target
 from bros.cli.top.dashboard import Frame, dashboard
-from bros.cli.top.history import History, extended
+from bros.cli.top.history import History, Statement, ask, extended
 
 KEY_WAIT_S = 0.1
 FIRST_S = 0.2  # between the first two statements: they come once a second, whenever that is
@@ -63,8 +63,8 @@ def _histories(client: Client, interval_s: float) -> Iterator[History]:
     history: History | None = None
     shown = 1
     while True:
-        if stats := client.status():
-            history = extended(history, stats)
+        if statement := ask(client):
+            history = extended(history, statement)
         if history and len(history) > shown:
             shown = len(history)
             yield history
@@ -80,7 +80,8 @@ def _print_picture(history: History) -> None:
 
 
 def _as_dict(history: History) -> dict[str, Any]:
-    return {**as_dict(history.stats), "rates": history.as_dict()}
+    jobs = [as_dict(job) for job in history.jobs]
+    return {**as_dict(history.stats), "rates": history.as_dict(), "jobs": jobs}
 
 
 # -- on a screen --------------------------------------------------------------------------------
@@ -93,20 +94,20 @@ class Poller:
         self._client = client
         self._interval_s = interval_s
         self._stopped = threading.Event()
-        self._answers: queue.SimpleQueue[Stats | ClientError | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Statement | ClientError | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._answers.put(self._client.status())
+                self._answers.put(ask(self._client))
             except ClientError as error:
                 self._answers.put(error)
                 return
             self._stopped.wait(self._interval_s)
 
-    def take(self) -> Stats | None:
+    def take(self) -> Statement | None:
         """The next statement, None if there is none yet. Raises what the client raised."""
         try:
             answer = self._answers.get_nowait()
@@ -142,11 +143,11 @@ def _show(console: Console, live: Live, poller: Poller, pressed: Callable[[], st
     news_s, drawn_s, paused = time.monotonic(), 0.0, False
     while (key := pressed()) not in ("q", "Q"):
         paused ^= key == " "
-        stats = poller.take()
+        statement = poller.take()
         now_s = time.monotonic()
-        if stats is not None:
-            news_s, history = now_s, extended(history, stats)
-        due = stats is not None or key == " " or now_s - drawn_s > 1.0
+        if statement is not None:
+            news_s, history = now_s, extended(history, statement)
+        due = statement is not None or key == " " or now_s - drawn_s > 1.0
         if due and not (paused and key != " "):
             drawn_s = now_s
             live.update(_picture(console, history, now_s - news_s, paused), refresh=True)

@@ -14,6 +14,7 @@ from bros.brosd.api import (
     BlockMap,
     ClassStats,
     Distribution,
+    JobStatus,
     LatencyStats,
     Stats,
     WorkerStats,
@@ -23,7 +24,7 @@ from bros.cli.top.charts import STYLES, bars, block_map, glyph, is_unicode
 from bros.cli.top.history import History
 
 WIDE = 140  # columns from which the KV cache stands beside the rest
-FIXED_ROWS = 21  # of a narrow screen, with one chart row each and no block map
+FIXED_ROWS = 22  # of a narrow screen, with one chart row each and no block map
 LEGEND = (
     ("R", "rt", "RT"),
     ("B", "be", "BE"),
@@ -111,6 +112,7 @@ def _best_effort(history: History, frame: Frame, width: int, chart_rows: int) ->
     stats = history.stats
     lines = [
         _queues(stats.be).append(f"  {history.rates.be_finished * 60:,.0f} a minute"),
+        _jobs(history.jobs),
         *_chart(
             f"tokens/s {history.rates.be_tokens:8,.1f}",
             history.course("be_tokens"),
@@ -120,6 +122,21 @@ def _best_effort(history: History, frame: Frame, width: int, chart_rows: int) ->
         ),
     ]
     return _panel("best-effort", lines, STYLES["B"])
+
+
+def _jobs(jobs: Sequence[JobStatus]) -> Text:
+    """How far the batch job is whose turn it is, and how many there are after it."""
+    if not jobs:
+        return Text("no batch job", style="dim")
+    job = jobs[0]
+    done = job.completed + job.failed
+    share = done / job.total if job.total else 0.0
+    line = Text(f"{job.job} {job.state.replace('_', ' ')}: {done:,} of {job.total:,} ({share:.0%})")
+    if job.failed:
+        line.append(f", {job.failed:,} failed", style="red")
+    if len(jobs) > 1:
+        line.append(f"; {len(jobs) - 1:,} more wait", style="dim")
+    return line
 
 
 def _queues(row: ClassStats) -> Text:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from bros.brosd.api import Stats
+from bros.brosd.api import Client, JobStatus, Stats
 
 LENGTH = 600  # statements, which come once a second
 SMOOTH = 5  # of the latest make the rate that is shown
@@ -28,22 +29,40 @@ class Rates:
     recomputed_tokens: float = 0.0
 
 
-class History:
-    """The latest statements; `stats` is the last one."""
+@dataclass(frozen=True)
+class Statement:
+    """What the daemon says of itself, and of the batch jobs that are not over, oldest first."""
 
-    def __init__(self, first: Stats) -> None:
-        self.stats = first
-        self._totals: deque[tuple[float, Rates]] = deque([_totals(first)], maxlen=LENGTH)
+    stats: Stats
+    jobs: Sequence[JobStatus] = ()
+
+
+def ask(client: Client) -> Statement | None:
+    """The daemon's latest statement; None while it starts."""
+    stats = client.status()
+    if stats is None:
+        return None
+    return Statement(stats, [job for job in reversed(client.jobs()) if not job.is_over])
+
+
+class History:
+    """The latest statements; `stats` and `jobs` are of the last one."""
+
+    def __init__(self, first: Statement) -> None:
+        stats = first.stats
+        self.stats, self.jobs = stats, first.jobs
+        self._totals: deque[tuple[float, Rates]] = deque([_totals(stats)], maxlen=LENGTH)
         self._rates: deque[Rates] = deque(maxlen=LENGTH)
-        self._used: deque[float] = deque([_used(first)], maxlen=LENGTH)
-        self._iteration_s: deque[float] = deque([first.iteration_s], maxlen=LENGTH)
+        self._used: deque[float] = deque([_used(stats)], maxlen=LENGTH)
+        self._iteration_s: deque[float] = deque([stats.iteration_s], maxlen=LENGTH)
 
     def __len__(self) -> int:
         """Statements that were taken."""
         return len(self._totals)
 
-    def add(self, stats: Stats) -> None:
+    def add(self, statement: Statement) -> None:
         """Take a statement, unless it is the one before once more."""
+        stats, self.jobs = statement.stats, statement.jobs
         if stats.uptime_s == self.stats.uptime_s:
             return
         self.stats = stats
@@ -76,11 +95,11 @@ class History:
         return {f"{name}_per_s": value for name, value in asdict(self.rates).items()}
 
 
-def extended(history: History | None, stats: Stats) -> History:
+def extended(history: History | None, statement: Statement) -> History:
     """The history with a statement more; a daemon that has started again begins a new one."""
-    if history is None or stats.uptime_s < history.stats.uptime_s:
-        return History(stats)
-    history.add(stats)
+    if history is None or statement.stats.uptime_s < history.stats.uptime_s:
+        return History(statement)
+    history.add(statement)
     return history
 
 

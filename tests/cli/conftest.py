@@ -131,6 +131,12 @@ class FakeTokenizer:
         self._streams: dict[tuple[bytes, int], Iterator[bytes]] = {}
         self._thread: threading.Thread | None = None
 
+    def add_job(self, name: str, total: int, done: int) -> None:
+        """A stored job with results of its first `done` lines, of which every fourth failed."""
+        good, bad = b'{"url": "/v1/completions"}', b'{"url": "/nowhere"}'
+        lines = [bad if index % 4 == 3 else good for index in range(total)]
+        self.jobs[name] = Job(lines, closed=True, released=done)
+
     def start(self) -> None:
         self._stopping = threading.Event()
         bound = threading.Event()

@@ -52,6 +52,18 @@ def test_the_whole_picture_is_on_the_screen(busy: Any, terminal: Open, size: Any
     assert screen.wait() == 0
 
 
+def test_the_job_in_turn_is_shown(busy: Any, terminal: Open, bros: Callable[..., Any]) -> None:
+    for name in ("over", "night", "later"):
+        busy.add_job(name, total=1200, done=1200 if name == "over" else 300)
+    screen = terminal("top", "--interval", "0.1", size=(80, 24))
+    screen.expect(r"later in progress: 300 of 1,200 \(25%\), 75 failed; 1 more wait")
+    found = json.loads(bros("top", "--once", "--json").stdout)["jobs"]
+    assert [(job["job"], job["completed"], job["failed"]) for job in found] == [
+        ("later", 225, 75),
+        ("night", 225, 75),
+    ]
+
+
 def test_wide_screens_have_two_columns(busy: Any, terminal: Open) -> None:
     screen = terminal("top", "--interval", "0.1", size=(200, 60))
     screen.expect(r"tokens/s +400\.0")

@@ -3,22 +3,23 @@
 import pytest
 import torch
 
-from bros.workers.linear import PackedLinear, can_pack, pack_linears
+from bros.workers.linear import Kind, can_pack, make_linear, pack_linears
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no oneDNN bfloat16 kernels")
 
 
+@pytest.mark.parametrize("kind", ["packed", "rows"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("num_tokens", [1, 2, 33, 256])
-def test_it_computes_the_same(num_tokens: int, bias: bool) -> None:
+def test_it_computes_the_same(num_tokens: int, bias: bool, kind: Kind) -> None:
     torch.manual_seed(1)
     linear = torch.nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16)
-    x = torch.randn(1, num_tokens, 96, dtype=torch.bfloat16)
+    x = torch.randn(num_tokens, 96, dtype=torch.bfloat16)
     with torch.inference_mode():
         wanted = torch.nn.functional.linear(
             x.float(), linear.weight.float(), linear.bias.float() if bias else None
         )
-        found = PackedLinear(linear)(x)
+        found = make_linear(linear, kind)(x)
     assert found.dtype is torch.bfloat16
     torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
 

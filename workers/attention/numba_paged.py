@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numba import get_num_threads, njit, prange
 
-from bros.workers.attention.block_step import LOWEST, block_step
+from bros.workers.attention.block_step import LOWEST, block_step, prefetch
 from bros.workers.attention.interface import AttentionBatch, KvPool
 from bros.workers.bits import bits_of, load, narrow
 
@@ -78,6 +78,10 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
                     qs[r * D + d] = load(q[first + r // G, head * G + r % G, d]) * scale
             for j in range((start + count - 1) // B + 1):
                 at = (np.int64(tables[row, j]) * kv_heads + head) * (B * D)
+                if (j + 1) * B < start + count:
+                    ahead = (np.int64(tables[row, j + 1]) * kv_heads + head) * (B * D)
+                    prefetch(B, D, keys, ahead)
+                    prefetch(B, D, values, ahead)
                 for query in range(max(0, j * B - start), count):
                     # In the newest block, slots beyond the query hold other tokens.
                     valid = min(B, start + query - j * B + 1)

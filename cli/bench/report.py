@@ -159,7 +159,8 @@ def plot(runs: Mapping[str, Sequence[Seen]], slo: Objectives, path: Path) -> Non
         axes.grid(alpha=0.3)
         if limit_s is not None:
             axes.axvline(limit_s, color="black", linestyle="--", linewidth=1)
-    ttft.legend()
+    if runs:
+        ttft.legend()
     be.barh([*runs], [fmean(one.be_tokens_per_s for one in seen) for seen in runs.values()])
     be.set(title="BE output tokens/s")
     be.invert_yaxis()

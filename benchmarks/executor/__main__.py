@@ -8,12 +8,14 @@ are not there; ratios above 1 say that we are faster.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+
+from bros.brosd.config import DEFAULT_MODEL, load
+from bros.workers.__main__ import set_threads
 
 
 def profile(run: Callable[[], object]) -> str:
@@ -56,7 +58,6 @@ def compare(peer: str, ours: dict[str, float], theirs: dict[str, float]) -> None
 
 def gguf_of(folder: Path) -> Path:
     """The default model as llama.cpp wants it, below the peers' folder."""
-    from bros.brosd.config import DEFAULT_MODEL
     from bros.workers.models import PACKAGED
 
     packaged = PACKAGED[DEFAULT_MODEL]
@@ -78,19 +79,13 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="folder of the peers' environments")
     parser.add_argument("--profile", action="store_true", help="profile decodes at batch 32")
     arguments = parser.parse_args()
-    threads = str(len(os.sched_getaffinity(0)))
-    os.environ.setdefault("OMP_NUM_THREADS", threads)
-    os.environ.setdefault("NUMBA_NUM_THREADS", threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as in the worker
-    from bros.workers.__main__ import share_openmp
-
-    share_openmp()
+    settings: list[str] = arguments.set
+    config = load(overrides=settings, environ={})
+    set_threads(config)  # before torch and Numba are imported
     from benchmarks.executor import peers, served
-    from bros.brosd.config import DEFAULT_MODEL, load
     from bros.workers.models import resolve
 
-    settings: list[str] = arguments.set
-    folder = arguments.model or resolve(DEFAULT_MODEL, load(environ={}).cache)
+    folder = arguments.model or resolve(DEFAULT_MODEL, config.cache)
     figures = executor_figures(folder, settings, profiled=arguments.profile)
     through = served.ours([*settings, f"model.name={folder}"])
     show(through)

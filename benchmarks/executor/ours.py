@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+from benchmarks.executor import MIXES
 from bros.brosd.config import load
 from bros.brosd.wire import Fresh, Sampling, StepPlan, pack_ids
 from bros.kv import BlockTable, BlockTableView, TableGeometry
@@ -17,7 +18,6 @@ CHUNK = 256  # tokens of prompt in an iteration
 ROWS, NUM_BLOCKS = 64, 8448
 BATCHES, CONTEXTS = (1, 8, 32, 64), (128, 512, 2032)
 PROMPT = 1024  # tokens
-MIXES = ((32, 128, 64), (64, 256, 64))  # requests, input and output tokens
 REPEATS = 12
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import httpx
 
-from bros.cli.bench.servers import model_of, private_daemon
+from benchmarks.executor import MIXES
+from bros.cli.bench.servers import free_port, model_of, private_daemon
 
-MIXES = ((32, 128, 64), (64, 256, 64))  # requests, input and output tokens
 START_S = 300.0  # a peer may compile for minutes
 
 
@@ -74,9 +73,7 @@ def vllm(python: Path, model: Path) -> dict[str, float]:
 
 @contextmanager
 def _vllm_server(python: Path, model: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--port", str(port), "--dtype", "bfloat16", "--max-model-len", "2048"]

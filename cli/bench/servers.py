@@ -40,13 +40,18 @@ class Server:
                 yield url
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def private_daemon(settings: Sequence[str]) -> Iterator[str]:
     """A daemon in scratch folders, on a free port of this machine; stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="bros-"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environ = {
         **os.environ,
         "BROS_RUNTIME_DIR": str(folder / "run"),

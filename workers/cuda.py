@@ -11,7 +11,6 @@ from typing import cast
 
 import numpy as np
 import torch
-from msgspec import structs
 
 from bros.brosd.config import Config
 from bros.kv import BlockTableView
@@ -23,7 +22,6 @@ from bros.workers.checkpoints import Copied
 from bros.workers.executor import Executor
 from bros.workers.forward import Forward, GenericForward
 from bros.workers.parallel import ALONE, Ranks
-from bros.workers.sampler import Choice, Draw, choose
 from bros.workers.streams import StreamedCheckpoints
 
 log = logging.getLogger(__name__)
@@ -85,7 +83,7 @@ class CudaExecutor(Executor):
         moved = to_device(ids, batch, self._grid, self._device)
         self._paged.prepare(moved)
         wanted = torch.from_numpy(last).long().to(self._device, non_blocking=True)
-        return self._run(moved.ids, moved.positions, wanted, cast(Attention, self._paged)).float()
+        return self._run(moved.ids, moved.positions, wanted, cast(Attention, self._paged))
 
     @property
     def _grid(self) -> Grid:
@@ -94,18 +92,6 @@ class CudaExecutor(Executor):
         if self._device != "cpu":
             processors = torch.cuda.get_device_properties(self._device).multi_processor_count
         return Grid(group, self._kv_heads, processors)
-
-    def _draw(self, logits: torch.Tensor, draws: list[Draw]) -> Choice:
-        """Greedy rows on the device; the logits of others go to the host, where draws are made."""
-        tokens: list[int] = logits.argmax(dim=-1).tolist()
-        others = [i for i, draw in enumerate(draws) if not _is_greedy(draw)]
-        if not others:
-            return Choice(tokens, [])
-        choice = choose(logits[others].cpu(), [draws[i] for i in others])
-        for i, token in zip(others, choice.tokens, strict=True):
-            tokens[i] = token
-        told = [structs.replace(item, index=others[item.index]) for item in choice.logprobs]
-        return Choice(tokens, told)
 
     def _measure_blocks(self) -> int:
         """Blocks that fit beside the weights and the largest iteration, which is run once."""
@@ -145,12 +131,3 @@ class CudaExecutor(Executor):
     @property
     def _kv_bytes_of_rank(self) -> int:
         return self.kv_bytes_per_token * self._kv_heads // self.shape.kv_heads
-
-
-def _is_greedy(draw: Draw) -> bool:
-    """Whether the likeliest token is drawn, with nothing that changes which, and nothing told."""
-    sampling = draw.sampling
-    if draw.matcher is not None or sampling.logprobs is not None:
-        return False
-    penalties = (sampling.frequency_penalty, sampling.presence_penalty)
-    return sampling.temperature == 0 and sampling.repetition_penalty == 1 and not any(penalties)

@@ -24,7 +24,7 @@ from bros.workers.checkpoints import Checkpoints, Copied
 from bros.workers.forward import Forward, make_forward, packed
 from bros.workers.grammar import Grammars
 from bros.workers.parallel import ALONE, Ranks, Shards
-from bros.workers.sampler import Choice, Draw, choose
+from bros.workers.sampler import Choice, Draw, draw_all
 from bros.workers.shape import ModelShape
 
 DTYPES = {
@@ -181,7 +181,7 @@ class Executor:
         ids = np.zeros(int(count.sum()), np.int32)
         last = batch.offsets[1:] - 1
         logits = self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
-        self._draw(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(logits))
+        draw_all(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(logits))
 
     def copy(self, plan: StepPlan) -> None:
         """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""
@@ -202,7 +202,7 @@ class Executor:
         if not plan.rows:
             return Choice([], [])
         logits = self._compute(plan)
-        choice = self._draw(logits, [row.draw() for row in self._sampled])
+        choice = draw_all(logits, [row.draw() for row in self._sampled])
         self.take(choice.tokens)
         return choice
 
@@ -216,9 +216,6 @@ class Executor:
         for row, token in zip(self._sampled, tokens, strict=True):
             if row.length < len(row.tokens):
                 row.append(token)
-
-    def _draw(self, logits: torch.Tensor, draws: list[Draw]) -> Choice:
-        return choose(logits, draws)
 
     def _compute(self, plan: StepPlan) -> torch.Tensor:
         """The logits of the rows that sample, which are then `_sampled`."""
@@ -264,7 +261,7 @@ class Executor:
 
     @torch.inference_mode()
     def _forward(self, ids: np.ndarray, batch: AttentionBatch, last: np.ndarray) -> torch.Tensor:
-        """Logits (len(last), vocabulary), float32, after the queries `last` of the batch."""
+        """Logits (len(last), vocabulary) after the queries `last` of the batch."""
         if self._attention is None:
             raise RuntimeError("attach() first")
         self._attention.begin(batch)
@@ -273,7 +270,7 @@ class Executor:
             torch.from_numpy(batch.positions).long(),
             torch.from_numpy(last).long(),
             self._attention,
-        ).float()
+        )
 
 
 def make_attention(name: str, pool: KvPool) -> Attention:

@@ -15,9 +15,8 @@ import torch
 from bros.workers.attention.interface import Attention
 from bros.workers.bits import bits_of
 from bros.workers.fused import add_norm, rotate, silu_times
-from bros.workers.linear import Kind, Linear, make_linear
+from bros.workers.linear import Kind, Linear, best_kind, make_linear
 
-ROWS_MAX_BYTES = 2**30  # of weights, up to which a second layout of them costs no one's memory
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 
 
@@ -50,7 +49,7 @@ class LlamaForward:
     """Takes the weights out of a transformers model, which is not to be used after that."""
 
     def __init__(self, model: Any, quantize: str) -> None:
-        kind = _kind(model, quantize)
+        kind: Kind = "int8" if quantize == "int8" else best_kind(model)
         inner, config = model.model, model.config
         self._embedding: torch.Tensor = inner.embed_tokens.weight.detach()
         self._rotary = inner.rotary_emb
@@ -81,7 +80,8 @@ class LlamaForward:
         x, stream = x[last], stream[last.numpy()]
         normed = torch.empty_like(x)
         add_norm(bits_of(x), stream, self._final_norm, self._eps, bits_of(normed))
-        return self._head(normed)
+        logits: torch.Tensor = self._head(normed)
+        return logits
 
     def _attend(
         self,
@@ -109,14 +109,6 @@ def _activate(gate_up: torch.Tensor) -> torch.Tensor:
     out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
     silu_times(bits_of(gate_up), bits_of(out))
     return out
-
-
-def _kind(model: Any, quantize: str) -> Kind:
-    """Small models keep their weights in both layouts."""
-    if quantize == "int8":
-        return "int8"
-    num_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    return "rows" if num_bytes <= ROWS_MAX_BYTES else "packed"
 
 
 def _fuse(kind: Kind, *linears: torch.nn.Linear) -> Linear:

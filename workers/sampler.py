@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from llguidance import LLMatcher
+from msgspec import structs
 
 from bros.brosd.wire import Logprobs, Sampling
 from bros.workers.grammar import advance, restrict
+from bros.workers.likeliest import likeliest
 from bros.workers.logprobs import Observed
 
 MASK_64 = 2**64 - 1
@@ -41,9 +43,35 @@ class Choice:
     logprobs: list[Logprobs]
 
 
+@torch.inference_mode()
+def draw_all(logits: torch.Tensor, draws: list[Draw]) -> Choice:
+    """The next token of each row of `logits` (rows, vocabulary), on any device and in any type.
+
+    Greedy rows are done where the logits are; all others are drawn on the CPU.
+    """
+    tokens = likeliest(logits)
+    others = [i for i, draw in enumerate(draws) if not _is_greedy(draw)]
+    if not others:
+        return Choice(tokens, [])
+    choice = choose(logits[others].cpu().float(), [draws[i] for i in others])
+    for i, token in zip(others, choice.tokens, strict=True):
+        tokens[i] = token
+    told = [structs.replace(item, index=others[item.index]) for item in choice.logprobs]
+    return Choice(tokens, told)
+
+
+def _is_greedy(draw: Draw) -> bool:
+    """Whether the likeliest token is drawn, with nothing that changes which, and nothing told."""
+    sampling = draw.sampling
+    if draw.matcher is not None or sampling.logprobs is not None:
+        return False
+    penalties = (sampling.frequency_penalty, sampling.presence_penalty)
+    return sampling.temperature == 0 and sampling.repetition_penalty == 1 and not any(penalties)
+
+
 @torch.inference_mode()  # as the logits are made; else they could not be changed in place
 def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
-    """The next token of each row. Changes `logits` (rows, vocabulary), and the grammars' states."""
+    """`draw_all` of float32 on the CPU. Changes `logits`, and the grammars' states."""
     observed = Observed(logits, [draw.sampling for draw in draws])
     matchers = [draw.matcher for draw in draws]
     restrict(logits, matchers)

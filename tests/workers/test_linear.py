@@ -1,16 +1,20 @@
-"""Packed linear layers compute what plain ones do."""
+"""The layouts of linear layers compute what plain ones do."""
 
 import pytest
 import torch
 
-from bros.workers.linear import Kind, can_pack, make_linear, pack_linears
+from bros.workers import gemm
+from bros.workers.linear import Kind, PackedLinear, can_pack, make_linear, pack_linears
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no oneDNN bfloat16 kernels")
+dot_product = pytest.mark.skipif(not gemm.has_dot_product(), reason="no AVX-512 bfloat16")
 
 
-@pytest.mark.parametrize("kind", ["packed", "rows"])
+@pytest.mark.parametrize(
+    "kind", ["packed", *(pytest.param(k, marks=dot_product) for k in ("panels", "both"))]
+)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("num_tokens", [1, 2, 33, 256])
+@pytest.mark.parametrize("num_tokens", [0, 1, 2, 11, 12, 13, 33, 256])
 def test_it_computes_the_same(num_tokens: int, bias: bool, kind: Kind) -> None:
     torch.manual_seed(1)
     linear = torch.nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16)
@@ -22,6 +26,37 @@ def test_it_computes_the_same(num_tokens: int, bias: bool, kind: Kind) -> None:
         found = make_linear(linear, kind)(x)
     assert found.dtype is torch.bfloat16
     torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
+@dot_product
+@pytest.mark.parametrize("kind", ["panels", "int8"])
+@torch.inference_mode()
+def test_a_token_is_computed_alike_in_all_company(kind: Kind) -> None:
+    torch.manual_seed(1)
+    linear = make_linear(torch.nn.Linear(96, 160, dtype=torch.bfloat16), kind)
+    x = torch.randn(40, 96, dtype=torch.bfloat16)
+    together = linear(x)
+    for first in range(40):
+        for last in (first + 1, min(40, first + 11)):
+            assert torch.equal(linear(x[first:last]), together[first:last])
+
+
+@dot_product
+@pytest.mark.parametrize("num_tokens", [1, 40])
+@torch.inference_mode()
+def test_int8_is_close(num_tokens: int) -> None:
+    torch.manual_seed(3)
+    linear = torch.nn.Linear(96, 160, dtype=torch.bfloat16)
+    x = torch.randn(num_tokens, 96, dtype=torch.bfloat16)
+    wanted = linear(x).float()
+    error = (make_linear(linear, "int8")(x).float() - wanted).norm() / wanted.norm()
+    assert error < 0.02
+
+
+@dot_product
+def test_what_does_not_fit_into_panels_is_packed() -> None:
+    odd = torch.nn.Linear(96, 100, dtype=torch.bfloat16)
+    assert isinstance(make_linear(odd, "panels"), PackedLinear)
 
 
 def test_all_layers_of_a_model_are_packed() -> None:

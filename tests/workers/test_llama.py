@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 
 from bros.workers.attention.interface import AttentionBatch, KvPool
 from bros.workers.attention.torch_reference import TorchAttention
-from bros.workers.linear import Int8Linear, can_pack
 from bros.workers.llama import LlamaForward, can_run
 
 SIZES: dict[str, Any] = {
@@ -46,15 +45,3 @@ def test_it_agrees_with_transformers(kind: Any, num_tokens: int) -> None:
 
 def test_other_activations_are_left_to_transformers() -> None:
     assert not can_run(AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, hidden_act="gelu")))
-
-
-@pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no oneDNN bfloat16 kernels")
-@pytest.mark.parametrize("num_tokens", [1, 40])
-@torch.inference_mode()
-def test_int8_is_close_for_few_tokens_and_for_many(num_tokens: int) -> None:
-    torch.manual_seed(3)
-    linear = torch.nn.Linear(96, 160, dtype=torch.bfloat16)
-    x = torch.randn(num_tokens, 96, dtype=torch.bfloat16)
-    wanted = linear(x).float()
-    error = (Int8Linear(linear)(x).float() - wanted).norm() / wanted.norm()
-    assert error < 0.02

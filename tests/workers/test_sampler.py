@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.brosd.wire import Sampling
-from bros.workers.sampler import Draw, candidates, gumbel, sample
+from bros.workers.likeliest import likeliest
+from bros.workers.sampler import Draw, candidates, choose, draw_all, gumbel, sample
 
 KNOWN = np.array([3, 1, 4, 1], dtype=np.int32)
 
@@ -119,3 +120,26 @@ def test_penalties_follow_their_formulas() -> None:
     for token, count in {4: 1, 1: 2, 5: 1}.items():
         expected[0, token] -= 0.5 * count + 0.25
     torch.testing.assert_close(penalised, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_likeliest_is_the_first_of_the_highest(dtype: torch.dtype) -> None:
+    logits = torch.randn(9, 1000, generator=torch.Generator().manual_seed(1)).to(dtype)
+    logits[3, 500] = logits[3, 700] = 50
+    logits[4] = -logits[4].abs() - 1
+    assert likeliest(logits) == logits.float().argmax(dim=-1).tolist()
+    assert likeliest(logits)[3] == 500
+
+
+def test_each_row_is_drawn_in_its_own_way() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    samplings = [
+        Sampling(temperature=0.0),
+        Sampling(temperature=1.0, seed=7),
+        Sampling(temperature=0.0, logprobs=2),
+    ]
+    draws = [Draw(sampling, np.zeros(4, np.int32), 2) for sampling in samplings]
+    together = draw_all(logits, draws)
+    wanted = choose(logits.float(), draws)
+    assert together.tokens == wanted.tokens
+    assert [item.index for item in together.logprobs] == [2]

@@ -20,6 +20,7 @@ LANES = 16  # float32 in the widest registers; narrower ones take several
 SUMS = 16  # partial sums that are kept in registers at a time
 UNROLL = 4
 LINE_BYTES = 64  # of the cache
+INTO_L2 = 2  # for LLVM's prefetch: the nearest cache has no room for a block's heads
 LOWEST = -1e30  # finite: the difference of two of them is 0, not NaN
 FAST = ("fast",)
 WORD, FLOAT, INDEX = ir.IntType(32), ir.FloatType(), ir.IntType(64)
@@ -332,7 +333,7 @@ def prefetch(_: Any, block_size: Any, head_dim: Any, array: Any, first: Any) -> 
         )
         for at in range(0, num_bytes, LINE_BYTES):
             place = builder.gep(start, [INDEX(at)])
-            builder.call(function, [place, WORD(0), WORD(3), WORD(1)])
+            builder.call(function, [place, WORD(0), WORD(INTO_L2), WORD(1)])
         return context.get_dummy_value()
 
     return types.none(block_size, head_dim, array, types.int64), generate

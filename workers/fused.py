@@ -1,16 +1,16 @@
 """What a Llama layer does between its products, one pass each, in Numba.
 
 Arrays are as `bits_of` gives them; the residual stream is float32. Each function works on tokens
-`[begin, end)`: few tokens are done where they are, many are shared out among the threads.
+`[begin, end)`: few tokens are done where they are, many are shared out among `threads`, which is
+handed down because what asks Numba for it cannot be cached on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit, prange
 
 from bros.workers.bits import exp, load, narrow
 
@@ -74,23 +74,36 @@ def _silu_times_shared(gate_up: Any, out: Any, parts: Any) -> None:
         _silu_times(gate_up, out, n * part // parts, n * (part + 1) // parts)
 
 
-def _run(alone: Callable[..., None], shared: Callable[..., None], n: int, *arrays: Any) -> None:
-    if n < PARALLEL_MIN:
-        alone(*arrays, 0, n)
-    else:
-        shared(*arrays, get_num_threads())
-
-
-def add_norm(x: Any, stream: Any, weight: Any, eps: np.float32, out: Any) -> None:
+@njit(cache=True)
+def add_norm(x: Any, stream: Any, weight: Any, eps: Any, out: Any, threads: Any) -> None:
     """Add `x` to the residual `stream`, and write its RMS norm times `weight` to `out`."""
-    _run(_add_norm, _add_norm_shared, len(x), x, stream, weight, eps, out)
+    if len(x) < PARALLEL_MIN:
+        _add_norm(x, stream, weight, eps, out, 0, len(x))
+    else:
+        _add_norm_shared(x, stream, weight, eps, out, threads)
 
 
-def rotate(x: Any, cos: Any, sin: Any) -> None:
+@njit(cache=True)
+def rotate(x: Any, cos: Any, sin: Any, threads: Any) -> None:
     """Rotary embedding of `x` (tokens, heads, head_dim) in place; `cos`, `sin`: (tokens, half)."""
-    _run(_rotate, _rotate_shared, len(x), x, cos, sin)
+    if len(x) < PARALLEL_MIN:
+        _rotate(x, cos, sin, 0, len(x))
+    else:
+        _rotate_shared(x, cos, sin, threads)
 
 
-def silu_times(gate_up: Any, out: Any) -> None:
+@njit(cache=True)
+def silu_times(gate_up: Any, out: Any, threads: Any) -> None:
     """`out` (tokens, size) = silu(gate) * up, of `gate_up` (tokens, 2 * size)."""
-    _run(_silu_times, _silu_times_shared, len(out), gate_up, out)
+    if len(out) < PARALLEL_MIN:
+        _silu_times(gate_up, out, 0, len(out))
+    else:
+        _silu_times_shared(gate_up, out, threads)
+
+
+@njit(cache=True, fastmath=True)
+def add_bias(x: Any, bias: Any) -> None:
+    """Add `bias` (size,) to each token of `x` (tokens, size); none if it is empty."""
+    for i in range(len(x) if len(bias) else 0):
+        for d in range(len(bias)):
+            x[i, d] = narrow(load(x[i, d]) + load(bias[d]), x[i, d])

@@ -78,14 +78,18 @@ def multiply(x: torch.Tensor, panels: np.ndarray, scale: np.ndarray) -> torch.Te
 
     `scale` (outputs,), float32, multiplies what int8 gives; with bfloat16 it is not read.
     """
-    tokens = x.shape[0]
-    out = x.new_empty(tokens, len(panels) * PANEL)
-    if tokens:
-        tiles = -(-tokens // TILE)
-        tasks = TASKS_PER_THREAD * get_num_threads() if tiles > 1 else 1
-        groups = min(tiles, -(-tasks // len(panels)))
-        _multiply(bits_of(x.contiguous()), panels, scale, bits_of(out), tiles, groups)
+    out = x.new_empty(x.shape[0], len(panels) * PANEL)
+    product(bits_of(x.contiguous()), panels, scale, bits_of(out), get_num_threads())
     return out
+
+
+@njit(cache=True)
+def product(x: Any, panels: Any, scale: Any, out: Any, threads: Any) -> None:
+    """`multiply` of bits."""
+    if len(x):
+        tiles = -(-len(x) // TILE)
+        groups = min(tiles, -(-TASKS_PER_THREAD * threads // len(panels)))
+        _multiply(x, panels, scale, out, tiles, groups)
 
 
 @njit(parallel=True, cache=True, error_model="numpy")

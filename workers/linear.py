@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from bros.workers import gemm
+from bros.workers.bits import bits_of
+from bros.workers.fused import add_bias
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 Kind = Literal["packed", "panels", "both", "int8"]
@@ -39,19 +41,18 @@ class PanelLinear(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
-        self._bias = None if linear.bias is None else linear.bias.detach()
-        self._panels, self._scale = self._laid_out(linear.weight.detach())
+        bias = linear.bias if linear.bias is not None else torch.empty(0, dtype=torch.bfloat16)
+        self.panels, self.scale = self._laid_out(linear.weight.detach())
+        self.bias = bits_of(bias.detach())
 
     def _laid_out(self, weight: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         return gemm.to_panels(weight), np.empty(0, np.float32)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out), both bfloat16."""
-        tokens = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-        y = gemm.multiply(tokens, self._panels, self._scale)
-        if y.dim() != x.dim():
-            y = y.view(*x.shape[:-1], y.shape[-1])
-        return y if self._bias is None else y + self._bias
+        y = gemm.multiply(x.reshape(-1, x.shape[-1]), self.panels, self.scale)
+        add_bias(bits_of(y), self.bias)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class Int8Linear(PanelLinear):

@@ -7,15 +7,19 @@ Other architectures run through transformers.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from numba import get_num_threads
 
 from bros.workers.attention.interface import Attention
 from bros.workers.bits import bits_of
 from bros.workers.fused import add_norm, rotate, silu_times
-from bros.workers.linear import Kind, Linear, best_kind, make_linear
+from bros.workers.gemm import PANEL
+from bros.workers.linear import Kind, PanelLinear, best_kind, make_linear
+from bros.workers.panel_layer import after_attention, before_attention
 
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 
@@ -31,6 +35,33 @@ def can_run(model: Any) -> bool:
     )
 
 
+@dataclass
+class _Iteration:
+    """What the layers of one iteration share."""
+
+    stream: np.ndarray  # (tokens, hidden), float32: the residual
+    normed: torch.Tensor  # (tokens, hidden)
+    cos: np.ndarray  # (tokens, half a head)
+    sin: np.ndarray
+    eps: np.float32
+    rotated: int  # heads of Q and K
+    threads: int
+    _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def buffer(self, name: str, panels: np.ndarray) -> torch.Tensor:
+        """Room for a product of all tokens, which each layer overwrites."""
+        if name not in self._buffers:
+            self._buffers[name] = self.normed.new_empty(len(self.stream), len(panels) * PANEL)
+        return self._buffers[name]
+
+    def active(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """Room for half of it."""
+        if "active" not in self._buffers:
+            size = gate_up.shape[1] // 2
+            self._buffers["active"] = gate_up.new_empty(len(gate_up), size)
+        return self._buffers["active"]
+
+
 class _Layer:
     """One layer's weights, fused."""
 
@@ -43,6 +74,86 @@ class _Layer:
         self.down = make_linear(mlp.down_proj, kind)
         self.attention_norm = bits_of(layer.input_layernorm.weight.detach())
         self.mlp_norm = bits_of(layer.post_attention_layernorm.weight.detach())
+
+    def before(self, x: torch.Tensor, now: _Iteration) -> torch.Tensor:
+        """Q, K and V (tokens, heads of all, head_dim), with positions, from what is to be added."""
+        add_norm(
+            bits_of(x), now.stream, self.attention_norm, now.eps, bits_of(now.normed), now.threads
+        )
+        qkv: torch.Tensor = self.qkv(now.normed)
+        heads = qkv.view(len(qkv), -1, 2 * now.cos.shape[1])
+        rotate(bits_of(heads[:, : now.rotated]), now.cos, now.sin, now.threads)
+        return heads
+
+    def after(self, attended: torch.Tensor, now: _Iteration) -> torch.Tensor:
+        """What is to be added (tokens, hidden), from attention's (tokens, heads * head_dim)."""
+        x = self.o(attended)
+        add_norm(bits_of(x), now.stream, self.mlp_norm, now.eps, bits_of(now.normed), now.threads)
+        gate_up = self.gate_up(now.normed)
+        active = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        silu_times(bits_of(gate_up), bits_of(active), now.threads)
+        added: torch.Tensor = self.down(active)
+        return added
+
+
+class _PanelLayer:
+    """The same in two calls, if all products are `gemm`'s: a call costs as much as a short pass."""
+
+    def __init__(self, layer: _Layer) -> None:
+        self.scale = layer.scale
+        self._norms = layer.attention_norm, layer.mlp_norm
+        products = (layer.qkv, layer.o, layer.gate_up, layer.down)
+        self._qkv, self._o, self._gate_up, self._down = map(_weights, products)
+
+    def before(self, x: torch.Tensor, now: _Iteration) -> torch.Tensor:
+        """As `_Layer.before`."""
+        qkv = now.buffer("qkv", self._qkv[0])
+        before_attention(
+            bits_of(x),
+            now.stream,
+            self._norms[0],
+            now.eps,
+            bits_of(now.normed),
+            self._qkv,
+            now.cos,
+            now.sin,
+            now.rotated,
+            bits_of(qkv),
+            now.threads,
+        )
+        return qkv.view(len(x), -1, 2 * now.cos.shape[1])
+
+    def after(self, attended: torch.Tensor, now: _Iteration) -> torch.Tensor:
+        """As `_Layer.after`."""
+        x, both = now.buffer("x", self._o[0]), now.buffer("gate_up", self._gate_up[0])
+        after_attention(
+            bits_of(attended),
+            now.stream,
+            self._norms[1],
+            now.eps,
+            bits_of(now.normed),
+            self._o,
+            self._gate_up,
+            self._down,
+            bits_of(x),
+            bits_of(both),
+            bits_of(now.active(both)),
+            now.threads,
+        )
+        return x
+
+
+def _weights(product: torch.nn.Module) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if not isinstance(product, PanelLinear):
+        raise TypeError(f"{type(product).__name__} has no panels")
+    return product.panels, product.scale, product.bias
+
+
+def _make_layer(layer: Any, kind: Kind) -> _Layer | _PanelLayer:
+    made = _Layer(layer, kind)
+    products = (made.qkv, made.o, made.gate_up, made.down)
+    fused = all(isinstance(product, PanelLinear) for product in products)
+    return _PanelLayer(made) if fused else made
 
 
 class LlamaForward:
@@ -59,7 +170,7 @@ class LlamaForward:
         self._kv_heads: int = config.num_key_value_heads
         self._layers = []
         while len(inner.layers):  # one layer's old weights at a time
-            self._layers.append(_Layer(inner.layers[0], kind))
+            self._layers.append(_make_layer(inner.layers[0], kind))
             del inner.layers[0]
         self._head = make_linear(model.lm_head, kind)
 
@@ -68,50 +179,34 @@ class LlamaForward:
     ) -> torch.Tensor:
         """Logits (len(last), vocabulary) after the tokens `last` of the packed tokens `ids`."""
         x = self._embedding[ids]
-        stream = np.zeros(x.shape, np.float32)
-        normed = torch.empty_like(x)
-        out = bits_of(normed)
-        cos, sin = self._angles(positions)
+        now = self._begin(x, positions)
+        split = [self._heads, self._kv_heads, self._kv_heads]
         for index, layer in enumerate(self._layers):
-            add_norm(bits_of(x), stream, layer.attention_norm, self._eps, out)
-            x = layer.o(self._attend(index, layer, layer.qkv(normed), (cos, sin), attention))
-            add_norm(bits_of(x), stream, layer.mlp_norm, self._eps, out)
-            x = layer.down(_activate(layer.gate_up(normed)))
-        x, stream = x[last], stream[last.numpy()]
+            q, k, v = torch.split(layer.before(x, now), split, dim=1)
+            attended = attention(index, q, k, v, layer.scale)
+            x = layer.after(attended.view(len(x), -1), now)
+        x, stream = x[last], now.stream[last.numpy()]
         normed = torch.empty_like(x)
-        add_norm(bits_of(x), stream, self._final_norm, self._eps, bits_of(normed))
+        add_norm(bits_of(x), stream, self._final_norm, self._eps, bits_of(normed), now.threads)
         logits: torch.Tensor = self._head(normed)
         return logits
 
-    def _attend(
-        self,
-        index: int,
-        layer: _Layer,
-        qkv: torch.Tensor,
-        angles: tuple[np.ndarray, np.ndarray],
-        attention: Attention,
-    ) -> torch.Tensor:
-        heads, kv_heads = self._heads, self._kv_heads
-        split = qkv.view(len(qkv), heads + 2 * kv_heads, -1)
-        rotate(bits_of(split[:, : heads + kv_heads]), *angles)
-        q, k, v = torch.split(split, [heads, kv_heads, kv_heads], dim=1)
-        return attention(index, q, k, v, layer.scale).reshape(len(qkv), -1)
-
-    def _angles(self, positions: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines (tokens, half a head): both halves of a head turn alike."""
+    def _begin(self, x: torch.Tensor, positions: torch.Tensor) -> _Iteration:
         both = self._rotary(torch.empty(0, dtype=torch.float32), positions[None])
-        half = both[0].shape[-1] // 2
+        half = both[0].shape[-1] // 2  # both halves of a head turn alike
         cos, sin = (angles[0, :, :half].contiguous().numpy() for angles in both)
-        return cos, sin
+        return _Iteration(
+            stream=np.zeros(x.shape, np.float32),
+            normed=torch.empty_like(x),
+            cos=cos,
+            sin=sin,
+            eps=self._eps,
+            rotated=self._heads + self._kv_heads,
+            threads=get_num_threads(),
+        )
 
 
-def _activate(gate_up: torch.Tensor) -> torch.Tensor:
-    out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
-    silu_times(bits_of(gate_up), bits_of(out))
-    return out
-
-
-def _fuse(kind: Kind, *linears: torch.nn.Linear) -> Linear:
+def _fuse(kind: Kind, *linears: torch.nn.Linear) -> torch.nn.Module:
     """One product for several of the same input."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     fused = torch.nn.Linear(weight.shape[1], 1, bias=False, device="meta")

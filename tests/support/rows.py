@@ -34,6 +34,7 @@ class RowRunner:
         self.executor = executor
         executor.attach(BlockTableView(path))
         self.tokens: dict[int, list[int]] = {}
+        self.logprobs: dict[int, list[float]] = {}  # of what was sampled, if rows ask for them
         self._fresh: list[Fresh] = []
         self._step = 0
 
@@ -67,11 +68,12 @@ class RowRunner:
         )
         self._fresh = []
         self.executor.copy(plan)
-        sampled = iter(self.executor.step(plan).tokens)
-        for row, _ in chunks:
-            if self.allocator.resident(row) == len(self.tokens[row]):
-                self.tokens[row].append(next(sampled))
-        assert next(sampled, None) is None
+        choice = self.executor.step(plan)
+        done = [r for r, _ in chunks if self.allocator.resident(r) == len(self.tokens[r])]
+        for row, token in zip(done, choice.tokens, strict=True):
+            self.tokens[row].append(token)
+        for item in choice.logprobs:
+            self.logprobs.setdefault(done[item.index], []).append(item.logprob)
         self.allocator.begin_plan()
 
     def pending(self, row: int) -> int:

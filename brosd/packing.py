@@ -288,6 +288,7 @@ class Packer:
             self.allocator.give_up(victim.row)
             return
         counters = self.allocator.counters
+        counters.preemptions[victim.klass] += not self.allocator.is_hurt(victim.row)
         counters.preempted_tokens[victim.klass] += self.allocator.resident(victim.row)
         counters.preempted_blocks += self.allocator.held(victim.row)
         self.allocator.close_row(victim.row)

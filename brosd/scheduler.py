@@ -207,6 +207,7 @@ class Scheduler:
         return ClassStats(
             running=sum(request.klass is klass for request in self.running),
             waiting=len(self.waiting[klass]),
+            preemptions=self.kv.preemptions[klass],
             preempted_tokens=self.kv.preempted_tokens[klass],
             prefix_asked_tokens=self.kv.prefix_asked_tokens[klass],
             prefix_hit_tokens=self.kv.prefix_hit_tokens[klass],

@@ -257,6 +257,7 @@ class ClassStats(Part):
     in_time: int = 0  # of those finished, with their objectives met
     prompt_tokens: int = 0
     output_tokens: int = 0
+    preemptions: int = 0  # times that a request lost KV that it had
     preempted_tokens: int = 0
     prefix_asked_tokens: int = 0
     prefix_hit_tokens: int = 0

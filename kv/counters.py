@@ -18,6 +18,7 @@ class KvCounters:
     """Blocks, tokens, bytes and seconds; outlives the tables of lost workers."""
 
     shared_blocks: int = 0  # times that the second class moved into a block
+    preemptions: dict[Klass, int] = field(default_factory=_per_class)  # rows that lost KV, times
     preempted_blocks: int = 0  # taken whole from a row that wanted to keep them
     preempted_tokens: dict[Klass, int] = field(default_factory=_per_class)
     saved_blocks: int = 0  # copied to the host

@@ -146,6 +146,7 @@ class Supply:
 
     def lose_tail(self, row: Row, num_blocks: int) -> None:
         """Take the row's last blocks; what only it has is saved to the host or dropped."""
+        self._note_preemption(row, num_blocks)
         for _ in range(num_blocks):
             index = len(row.blocks) - 1
             block, length = row.blocks[-1], row.resident - index * self._size
@@ -166,6 +167,7 @@ class Supply:
         row, length = self._rows[owner], self._blocks.length(block, Klass.BE)
         if length <= room:
             return
+        self._note_preemption(row, 1)
         self._checkpoints.keep(row, len(row.blocks) - 1, length)
         self._blocks.set_length(block, Klass.BE, room)
         row.resident -= length - room
@@ -174,6 +176,11 @@ class Supply:
             row.blocks.pop()
             self._blocks.disown(block, Klass.BE)
         self.note_resident(row)
+
+    def _note_preemption(self, row: Row, num_blocks: int) -> None:
+        """A row that has lost tokens already is not counted again until it has all of them."""
+        if num_blocks and row.resident == self.num_known(row.index):
+            self._counters.preemptions[row.klass] += 1
 
     def num_known(self, row: int) -> int:
         """Tokens of the row that are resident, or were."""

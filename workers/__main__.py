@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import hashlib
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from bros.brosd.child import die_with_parent, setup_logging, start_heartbeat
 from bros.brosd.config import Config, restore
 from bros.workers.identity import Identity
+from bros.workers.version import kernels_version
 
 
 def set_threads(config: Config) -> None:
@@ -29,14 +29,6 @@ def set_threads(config: Config) -> None:
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
     os.environ["NUMBA_CACHE_DIR"] = str(config.cache / "numba" / kernels_version())
     share_openmp()  # which reads the environment when it is loaded
-
-
-def kernels_version() -> str:
-    """Names what kernels are compiled from: Numba itself looks at one file of several."""
-    folder = Path(__file__).parent
-    sources = [*sorted(folder.glob("*.py")), *sorted(folder.glob("attention/*.py"))]
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
-    return digest.hexdigest()[:16]
 
 
 def share_openmp() -> None:

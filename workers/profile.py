@@ -21,6 +21,7 @@ import torch
 from bros import __version__
 from bros.brosd.config import Config
 from bros.brosd.wire import Sample
+from bros.workers.version import kernels_version
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ def _keep(samples: list[Sample], path: Path) -> None:
 def _fingerprint(model: Path, config: Config) -> str:
     """Names everything that iteration times depend on."""
     parts = (
+        kernels_version(),
         str(model),
         config.model,
         config.worker,

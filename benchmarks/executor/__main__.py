@@ -82,7 +82,7 @@ def main() -> None:
     settings: list[str] = arguments.set
     config = load(overrides=settings, environ={})
     set_threads(config)  # before torch and Numba are imported
-    from benchmarks.executor import peers, served
+    from benchmarks.executor import ours, peers, served
     from bros.workers.models import resolve
 
     folder = arguments.model or resolve(DEFAULT_MODEL, config.cache)
@@ -93,6 +93,7 @@ def main() -> None:
         arguments.peers.mkdir(parents=True, exist_ok=True)
         llama, vllm = peers.llama(arguments.peers), peers.vllm(arguments.peers)
         gguf = gguf_of(arguments.peers)
+        figures.update(ours.rounded(folder, settings))
         compare("llama.cpp", figures, peers.figures("peer_llama.py", llama, gguf))
         compare("vllm", figures, peers.figures("peer_vllm.py", vllm, folder))
         compare("vllm", through, served.vllm(vllm, folder))

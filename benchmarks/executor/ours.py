@@ -19,6 +19,7 @@ ROWS, NUM_BLOCKS = 64, 8448
 BATCHES, CONTEXTS = (1, 8, 32, 64), (128, 512, 2032)
 PROMPT = 1024  # tokens
 REPEATS = 12
+SINGLE_INT8 = f"decode ms, batch 1, context {CONTEXTS[0]}, int8"
 
 
 class Bench:
@@ -73,6 +74,12 @@ class Bench:
         rows = list(range(num_rows))
         decodes_s = (self.step(rows, num_input + i, 1) for i in range(num_output - 1))
         return self.prefill_s(num_rows, num_input) + sum(decodes_s)
+
+
+def rounded(folder: Path, settings: list[str]) -> dict[str, float]:
+    """What int8 is for: a single stream."""
+    bench = Bench(folder, [*settings, "worker.quantize=int8"])
+    return {SINGLE_INT8: 1000 * bench.decode_s(1, CONTEXTS[0])}
 
 
 def measure(bench: Bench) -> dict[str, float]:

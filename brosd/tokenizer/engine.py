@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,10 @@ class Submission:
     stream: bool
 
 
+Ends = Counter[tuple[Klass, str]]
+"""Requests that are over, by class and reason: "stop", "length", "abort" or "error"."""
+
+
 @dataclass
 class Delta:
     """What a request adds to choice `index` of an answer; `finish` ("stop", "length") is last."""
@@ -80,6 +85,8 @@ class Generation:
     ) -> None:
         self._index = index
         self._post = post
+        self.klass = submission.klass
+        self.finish: str | None = None  # the reason, once it is known
         self._stream = submission.stream
         self._text = TextStream(decode, submission.stops)
         self._pieces: list[str] = []
@@ -109,6 +116,7 @@ class Generation:
         self._post(error)
 
     def _flush(self, finish: str | None) -> None:
+        self.finish = finish
         text = "".join(self._pieces)
         self._post(Delta(self._index, text, self._tokens, finish, self._logprobs))
         self._pieces, self._tokens, self._logprobs = [], [], []
@@ -145,6 +153,7 @@ class Engine:
         self._decode = decode
         self._live: dict[int, Generation] = {}
         self._opened = asyncio.Event()
+        self.ends: Ends = Counter()
         self.stats: Stats | None = None
         self.draining = False
 
@@ -181,7 +190,7 @@ class Engine:
             yield run
         finally:
             for rid in run.generations:
-                if self._live.pop(rid, None) is not None:
+                if self._end(rid, "abort") is not None:
                     await self._daemon.send(Abort(rid))
 
     # -- from the daemon -------------------------------------------------------------------------
@@ -193,14 +202,21 @@ class Engine:
         for rid, token, finish in zip(emit.rids, tokens, emit.finish, strict=True):
             generation = self._live.get(rid)
             unwanted = generation is None or generation.push(token, finish, told.get(rid))
-            if unwanted or finish is not FinishReason.NONE:
-                self._live.pop(rid, None)
+            if generation and generation.finish:
+                self._end(rid, generation.finish)
             if unwanted and finish is FinishReason.NONE:
                 await self._daemon.send(Abort(rid))
 
     def on_fail(self, fail: Fail) -> None:
-        if generation := self._live.pop(fail.rid, None):
+        if generation := self._end(fail.rid, "error"):
             generation.fail(ApiError(fail.status, fail.message, code=fail.code))
+
+    def _end(self, rid: int, reason: str) -> Generation | None:
+        """Forget a request, if it lives, and count it."""
+        generation = self._live.pop(rid, None)
+        if generation is not None:
+            self.ends[generation.klass, reason] += 1
+        return generation
 
     def on_stats(self, stats: Stats) -> None:
         self.stats = stats
@@ -214,9 +230,9 @@ class Engine:
     def fail_all(self) -> None:
         """End all requests with an error: the process stops."""
         self.draining = True
-        for generation in self._live.values():
-            generation.fail(shutting_down())
-        self._live.clear()
+        for rid in list(self._live):
+            if generation := self._end(rid, "error"):
+                generation.fail(shutting_down())
 
 
 def _admit(rid: int, submission: Submission) -> Admit:

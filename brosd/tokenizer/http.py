@@ -57,7 +57,7 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
         return JSONResponse({"status": state}, 200 if state == "ready" else 503)
 
     async def metrics(request: Request) -> Response:
-        return Response(render(engine.stats), media_type=CONTENT_TYPE)
+        return Response(render(engine.stats, engine.ends), media_type=CONTENT_TYPE)
 
     async def tokenize(request: Request) -> Response:
         return JSONResponse(await api.tokenize(await _body(request)))

@@ -19,9 +19,12 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from bros.brosd.latency import BOUNDS_S
+from bros.brosd.tokenizer.engine import Ends
 from bros.brosd.wire import BlockMap, ClassStats, Distribution, KvStats, Stats
+from bros.kv import Klass
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+REASONS = ("stop", "length", "abort", "error")
 STATES = ("starting", "ready", "draining")
 GAUGES = {
     "running",
@@ -36,6 +39,7 @@ VLLM_PER_CLASS = {
     "waiting": "vllm:num_requests_waiting",
     "prompt_tokens": "vllm:prompt_tokens",
     "output_tokens": "vllm:generation_tokens",
+    "preemptions": "vllm:num_preemptions",
     "prefix_asked_tokens": "vllm:prefix_cache_queries",
     "prefix_hit_tokens": "vllm:prefix_cache_hits",
 }
@@ -50,8 +54,9 @@ VLLM_HISTOGRAMS = {
 class _Statistics(Collector):
     """One scrape's metrics."""
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: Stats, ends: Ends) -> None:
         self._stats = stats
+        self._ends = ends
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats
@@ -64,6 +69,7 @@ class _Statistics(Collector):
             yield _family(f"bros_kv_{_unit(field)}", field, getattr(stats.kv, field))
         yield _block_states(stats)
         yield from _vllm(stats)
+        yield _ends(stats, self._ends)
 
 
 def _daemon(stats: Stats) -> Iterator[Metric]:
@@ -134,6 +140,19 @@ def _vllm(stats: Stats) -> Iterator[Metric]:
     yield usage
 
 
+def _ends(stats: Stats, ends: Ends) -> Metric:
+    """vLLM's name says success, and counts those that were aborted or failed all the same."""
+    family = CounterMetricFamily(
+        "vllm:request_success",
+        "Requests that are over, since the tokenizer process started",
+        labels=["model_name", "class", "finished_reason"],
+    )
+    for klass in Klass:
+        for reason in REASONS:
+            family.add_metric([stats.model, klass.name.lower(), reason], ends[klass, reason])
+    return family
+
+
 def _histogram(name: str, field: str, stats: Stats) -> Metric:
     family = HistogramMetricFamily(name, _HELP[field], labels=["model_name", "class"])
     for klass, latency in (("rt", stats.rt_latency), ("be", stats.be_latency)):
@@ -183,10 +202,10 @@ def _help(field: str) -> str:
     return field.removesuffix("_s").replace("_", " ").capitalize()
 
 
-def render(stats: Stats | None) -> bytes:
+def render(stats: Stats | None, ends: Ends) -> bytes:
     """The text of one scrape; empty while the daemon has not said anything."""
     registry = CollectorRegistry()
     if stats is not None:
-        registry.register(_Statistics(stats))
+        registry.register(_Statistics(stats, ends))
     text: bytes = generate_latest(registry)
     return text

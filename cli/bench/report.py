@@ -113,8 +113,7 @@ def table(results: Sequence[Result]) -> Table:
 
 
 def _row(result: Result, baseline: Result) -> list[str]:
-    return [
-        result.name,
+    cells = [
         f"{result.rt_requests}",
         f"{result.attained:.1%}",
         f"{result.ttft.p50 * 1000:.0f}",
@@ -129,6 +128,7 @@ def _row(result: Result, baseline: Result) -> list[str]:
         "" if result.prediction_error is None else f"{result.prediction_error:.1%}",
         "" if result.scheduling_s is None else f"{result.scheduling_s * 1000:.2f}",
     ]
+    return [result.name, *("" if "nan" in cell else cell for cell in cells)]  # without any RT
 
 
 def plot(runs: Mapping[str, Sequence[Seen]], slo: Objectives, path: Path) -> None:

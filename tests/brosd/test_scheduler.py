@@ -259,6 +259,7 @@ def test_real_time_takes_tail_blocks_of_best_effort(tmp_path: Path) -> None:
     bench.step()
     assert bench.output[2] == [16]  # at once, though BE held five of eight blocks
     assert bench.scheduler.stats(Klass.BE).preempted_tokens > 0
+    assert bench.scheduler.stats(Klass.BE).preemptions == 1
     while bench.step():
         pass
     assert bench.output[1] == list(range(20, 28))

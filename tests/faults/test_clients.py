@@ -101,6 +101,10 @@ def test_clients_that_vanish(daemon: Daemon) -> None:
         client.close()
     aborted = [daemon.recv() for _ in clients]
     assert {message.rid for message in aborted if isinstance(message, wire.Abort)} == rids
+    counted = httpx.get(f"{daemon.url}/metrics").text
+    aborts = 'class="rt",finished_reason="abort"'
+    (line,) = (line for line in counted.splitlines() if aborts in line)
+    assert float(line.split()[-1]) >= len(clients)
 
 
 FRAMES = st.one_of(

@@ -29,6 +29,18 @@ def test_it_computes_the_same(num_tokens: int, bias: bool, kind: Kind) -> None:
 
 
 @dot_product
+@pytest.mark.parametrize("kind", ["packed", "panels", "both"])
+@pytest.mark.parametrize("num_tokens", [5, 30])
+@torch.inference_mode()
+def test_tokens_may_have_more_dimensions(num_tokens: int, kind: Kind) -> None:
+    linear = torch.nn.Linear(96, 160, dtype=torch.bfloat16)
+    x = torch.randn(1, num_tokens, 96, dtype=torch.bfloat16)
+    made = make_linear(linear, kind)
+    assert made(x).shape == (1, num_tokens, 160)
+    assert torch.equal(made(x)[0], made(x[0]))
+
+
+@dot_product
 @pytest.mark.parametrize("kind", ["panels", "int8"])
 @torch.inference_mode()
 def test_a_token_is_computed_alike_in_all_company(kind: Kind) -> None:

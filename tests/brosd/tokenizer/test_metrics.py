@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from prometheus_client.samples import Sample
 from bros.brosd import wire
 from bros.brosd.latency import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Series
 from bros.brosd.tokenizer.metrics import render
+from bros.kv import Klass
 
 Value = Callable[..., float]
 DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "bros.json"
@@ -38,13 +40,14 @@ def samples() -> list[Sample]:
         worker_restarts=0,
         tokenizer_restarts=0,
         rt=wire.ClassStats(running=2, output_tokens=30),
-        be=wire.ClassStats(running=5, prefix_hit_tokens=16),
+        be=wire.ClassStats(running=5, prefix_hit_tokens=16, preemptions=3),
         kv=wire.KvStats(blocks_total=8, blocks_free=6),
         slo=wire.Slo(0.5, 0.08),
         rt_latency=wire.LatencyStats(ttft=ttft.distribution(0.0), tpot=tpot.distribution(0.0)),
         workers=[wire.WorkerStats("worker-0", True, blocks=wire.BlockMap(free=6, rt=2))],
     )
-    text = render(stats).decode()
+    ends = Counter({(Klass.RT, "stop"): 4, (Klass.BE, "abort"): 1})
+    text = render(stats, ends).decode()
     return [s for f in text_string_to_metric_families(text) for s in f.samples]
 
 
@@ -61,6 +64,9 @@ def test_vllm_names(value: Value) -> None:
     assert value("vllm:num_requests_running", **be) == 5
     assert value("vllm:generation_tokens_total", **rt) == 30
     assert value("vllm:prefix_cache_hits_total", **be) == 16
+    assert value("vllm:request_success_total", **rt, finished_reason="stop") == 4
+    assert value("vllm:request_success_total", **be, finished_reason="abort") == 1
+    assert value("vllm:num_preemptions_total", **be) == 3
     assert value("vllm:kv_cache_usage_perc", model_name="tiny") == 0.25
     ttft = "vllm:time_to_first_token_seconds"
     assert value(f"{ttft}_bucket", **rt, le="0.04") == 1
@@ -91,4 +97,4 @@ def test_the_dashboard_asks_for_what_there_is(samples: list[Sample]) -> None:
 
 
 def test_nothing_is_said_before_the_daemon_has() -> None:
-    assert render(None) == b""
+    assert render(None, Counter()) == b""

@@ -73,12 +73,14 @@ def to_panels(weight: torch.Tensor) -> np.ndarray:
     return bits_of(panels.contiguous())
 
 
-def multiply(x: torch.Tensor, panels: np.ndarray, scale: np.ndarray) -> torch.Tensor:
-    """`x` (tokens, inputs) times weights: (tokens, outputs), both bfloat16.
+def multiply(
+    x: torch.Tensor, panels: np.ndarray, scale: np.ndarray, dtype: torch.dtype = torch.bfloat16
+) -> torch.Tensor:
+    """`x` (tokens, inputs), bfloat16, times weights: (tokens, outputs), of `dtype`, or float32.
 
     `scale` (outputs,), float32, multiplies what int8 gives; with bfloat16 it is not read.
     """
-    out = x.new_empty(x.shape[0], len(panels) * PANEL)
+    out = x.new_empty(x.shape[0], len(panels) * PANEL, dtype=dtype)
     product(bits_of(x.contiguous()), panels, scale, bits_of(out), get_num_threads())
     return out
 
@@ -191,7 +193,7 @@ class _Panel:
         return builder.call(function, arguments)
 
     def _store(self, sums: ir.Value, half: int, at: ir.Value) -> None:
-        """Scale int8's, and round to bfloat16, to even, as `bits.narrow` does."""
+        """Scale int8's, and round to bfloat16 if that is wanted, to even as `bits.narrow` does."""
         builder = self._builder
 
         def everywhere(number: int) -> ir.Value:
@@ -201,6 +203,9 @@ class _Panel:
             scale = builder.gep(self._scale, [INDEX(LANES * half)])
             scale = builder.load(builder.bitcast(scale, FLOATS.as_pointer()), align=4)
             sums = builder.fmul(sums, scale)
+        if at.type.pointee is not HALF:
+            builder.store(sums, builder.bitcast(at, FLOATS.as_pointer()), align=4)
+            return
         bits = builder.bitcast(sums, WORDS)
         odd = builder.and_(builder.lshr(bits, everywhere(16)), everywhere(1))
         rounded = builder.add(bits, builder.add(odd, everywhere(0x7FFF)))

@@ -54,6 +54,13 @@ class PanelLinear(torch.nn.Module):
         add_bias(bits_of(y), self.bias)
         return y.view(*x.shape[:-1], y.shape[-1])
 
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(tokens, in) to (tokens, out), float32: as summed, so that near ties stay apart.
+
+        bfloat16 has a step of an eighth where logits are 16 and more.
+        """
+        return gemm.multiply(x, self.panels, self.scale, torch.float32)
+
 
 class Int8Linear(PanelLinear):
     """Weights rounded to int8, with a scale for each output."""

@@ -188,6 +188,8 @@ class LlamaForward:
         x, stream = x[last], now.stream[last.numpy()]
         normed = torch.empty_like(x)
         add_norm(bits_of(x), stream, self._final_norm, self._eps, bits_of(normed), now.threads)
+        if isinstance(self._head, PanelLinear) and not len(self._head.bias):
+            return self._head.logits(normed)
         logits: torch.Tensor = self._head(normed)
         return logits
 

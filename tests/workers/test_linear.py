@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bros.workers import gemm
-from bros.workers.linear import Kind, PackedLinear, can_pack, make_linear, pack_linears
+from bros.workers.linear import Kind, PackedLinear, PanelLinear, can_pack, make_linear, pack_linears
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.bfloat16), reason="no oneDNN bfloat16 kernels")
 dot_product = pytest.mark.skipif(not gemm.has_dot_product(), reason="no AVX-512 bfloat16")
@@ -63,6 +63,17 @@ def test_int8_is_close(num_tokens: int) -> None:
     wanted = linear(x).float()
     error = (make_linear(linear, "int8")(x).float() - wanted).norm() / wanted.norm()
     assert error < 0.02
+
+
+@dot_product
+@torch.inference_mode()
+def test_logits_are_not_rounded() -> None:
+    linear = torch.nn.Linear(96, 160, bias=False, dtype=torch.bfloat16)
+    x = torch.randn(30, 96, dtype=torch.bfloat16)
+    made = make_linear(linear, "panels")
+    assert isinstance(made, PanelLinear)
+    wanted = x.float() @ linear.weight.float().T
+    torch.testing.assert_close(made.logits(x), wanted, rtol=1e-5, atol=1e-5)
 
 
 @dot_product

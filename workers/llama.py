@@ -48,18 +48,11 @@ class _Iteration:
     threads: int
     _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
 
-    def buffer(self, name: str, panels: np.ndarray) -> torch.Tensor:
-        """Room for a product of all tokens, which each layer overwrites."""
+    def buffer(self, name: str, width: int) -> torch.Tensor:
+        """Room (tokens, width), which each layer overwrites."""
         if name not in self._buffers:
-            self._buffers[name] = self.normed.new_empty(len(self.stream), len(panels) * PANEL)
+            self._buffers[name] = self.normed.new_empty(len(self.stream), width)
         return self._buffers[name]
-
-    def active(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """Room for half of it."""
-        if "active" not in self._buffers:
-            size = gate_up.shape[1] // 2
-            self._buffers["active"] = gate_up.new_empty(len(gate_up), size)
-        return self._buffers["active"]
 
 
 class _Layer:
@@ -107,7 +100,7 @@ class _PanelLayer:
 
     def before(self, x: torch.Tensor, now: _Iteration) -> torch.Tensor:
         """As `_Layer.before`."""
-        qkv = now.buffer("qkv", self._qkv[0])
+        qkv = now.buffer("qkv", PANEL * len(self._qkv[0]))
         before_attention(
             bits_of(x),
             now.stream,
@@ -125,7 +118,8 @@ class _PanelLayer:
 
     def after(self, attended: torch.Tensor, now: _Iteration) -> torch.Tensor:
         """As `_Layer.after`."""
-        x, both = now.buffer("x", self._o[0]), now.buffer("gate_up", self._gate_up[0])
+        width = PANEL * len(self._gate_up[0])
+        x, both = now.buffer("x", PANEL * len(self._o[0])), now.buffer("gate_up", width)
         after_attention(
             bits_of(attended),
             now.stream,
@@ -137,7 +131,7 @@ class _PanelLayer:
             self._down,
             bits_of(x),
             bits_of(both),
-            bits_of(now.active(both)),
+            bits_of(now.buffer("active", width // 2)),
             now.threads,
         )
         return x

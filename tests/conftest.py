@@ -12,11 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import MODEL, MakeServer, Server
 
 # A shell's background job starts with Ctrl-C ignored, and so would every process of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without a device, Triton's kernels are interpreted; it is decided where they are defined.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,15 @@ import torch
 
 from bros.brosd.config import Config
 from bros.kv import BlockTableView
-from bros.workers.attention.device_batch import Grid, to_device
+from bros.workers.attention.device_batch import DeviceBatch, Grid, to_device
 from bros.workers.attention.device_pool import DevicePool
+from bros.workers.attention.flash import FlashAttention, flash_obstacle
 from bros.workers.attention.interface import Attention, AttentionBatch
 from bros.workers.attention.triton_paged import TritonAttention
 from bros.workers.checkpoints import Copied
 from bros.workers.executor import Executor
 from bros.workers.forward import Forward, GenericForward
+from bros.workers.graphs import Capture, CudaCapture, DecodeGraphs, Room
 from bros.workers.parallel import ALONE, Ranks
 from bros.workers.streams import StreamedCheckpoints
 
@@ -40,8 +42,13 @@ class CudaExecutor(Executor):
             torch.cuda.set_device(device)
         self._paged: TritonAttention | None = None
         self._streamed: StreamedCheckpoints | None = None
+        self._graphs: DecodeGraphs | None = None
         self._blocks = config.kv.num_blocks or 0
+        self._attention_class: type[TritonAttention] = TritonAttention
+        self._spare_block = 0
         super().__init__(folder, config, ranks)
+        if device != "cpu":
+            self._attention_class = self._choose_attention()
         if not self._blocks:
             self._blocks = ranks.least(self._measure_blocks())
 
@@ -62,6 +69,32 @@ class CudaExecutor(Executor):
         self._view = view
         self._max_len = geometry.max_len
 
+    def warm_up(self) -> None:
+        super().warm_up()
+        if self._config.worker.cuda_graphs and self._ranks.size == 1 and self._device != "cpu":
+            self.make_graphs(CudaCapture())
+
+    def make_graphs(self, capture: Capture) -> None:
+        """Let decodes run as graphs, if the model can be captured; no row may be known yet."""
+        room = Room(
+            max_rows=self._config.scheduler.max_sequences,
+            max_len=self._max_len,
+            block_size=self._config.kv.block_size,
+            spare_block=self._spare_block,
+        )
+        graphs = DecodeGraphs(self._decode, self._grid, room, self._device)
+        try:
+            graphs.capture(capture)
+        except RuntimeError as error:
+            log.warning("event=graphs_failed reason=%r", " ".join(str(error).split()))
+            return
+        self._graphs = graphs
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether decodes run as graphs."""
+        return self._graphs is not None
+
     def copied(self) -> Copied:
         return self._streamed.copied() if self._streamed else Copied()
 
@@ -69,21 +102,44 @@ class CudaExecutor(Executor):
         if self._streamed is not None:
             self._streamed.run(entries)
 
+    def _choose_attention(self) -> type[TritonAttention]:
+        """What is configured; `auto` is FlashAttention where it can be used."""
+        wanted = self._config.worker.attention
+        if wanted not in ("auto", "flash", "triton"):
+            raise ValueError(f"worker.attention = {wanted!r} is for the CPU: use auto on CUDA")
+        obstacle = flash_obstacle(self._dtype, self.shape.head_dim)
+        if wanted == "flash" and obstacle:
+            raise ValueError(f"worker.attention = 'flash' is not possible: {obstacle}")
+        chosen = TritonAttention if wanted == "triton" or obstacle else FlashAttention
+        log.info("event=attention kind=%s device=%s", chosen.__name__, self._device)
+        return chosen
+
     def _make_pool(self, num_blocks: int) -> DevicePool:
         shape, size = self.shape, self._config.kv.block_size
         sizes = (shape.num_layers, num_blocks, size, self._kv_heads, shape.head_dim)
         pool = DevicePool(sizes, self._dtype, self._device)
-        self._paged = TritonAttention(pool)
+        self._paged = self._attention_class(pool)
+        self._spare_block = pool.spare_block
         return pool
 
     @torch.inference_mode()
     def _forward(self, ids: np.ndarray, batch: AttentionBatch, last: np.ndarray) -> torch.Tensor:
+        if self._graphs is not None:
+            logits = self._graphs.run(ids, batch, last)
+            if logits is not None:
+                return logits
+        wanted = torch.from_numpy(last).long().to(self._device, non_blocking=True)
+        return self._run_on_device(to_device(ids, batch, self._grid, self._device), wanted)
+
+    def _decode(self, batch: DeviceBatch) -> torch.Tensor:
+        """Logits of every row of a batch that decodes."""
+        return self._run_on_device(batch, torch.arange(len(batch.ids), device=self._device))
+
+    def _run_on_device(self, batch: DeviceBatch, last: torch.Tensor) -> torch.Tensor:
         if self._paged is None:
             raise RuntimeError("attach() first")
-        moved = to_device(ids, batch, self._grid, self._device)
-        self._paged.prepare(moved)
-        wanted = torch.from_numpy(last).long().to(self._device, non_blocking=True)
-        return self._run(moved.ids, moved.positions, wanted, cast(Attention, self._paged))
+        self._paged.prepare(batch)
+        return self._run(batch.ids, batch.positions, last, cast(Attention, self._paged))
 
     @property
     def _grid(self) -> Grid:
@@ -91,7 +147,8 @@ class CudaExecutor(Executor):
         processors = 1
         if self._device != "cpu":
             processors = torch.cuda.get_device_properties(self._device).multi_processor_count
-        return Grid(group, self._kv_heads, processors)
+        apart = issubclass(self._attention_class, FlashAttention)
+        return Grid(group, self._kv_heads, processors, apart)
 
     def _measure_blocks(self) -> int:
         """Blocks that fit beside the weights and the largest iteration, which is run once."""
@@ -101,10 +158,12 @@ class CudaExecutor(Executor):
         self._max_len = count
         pool = self._make_pool(self._blocks)
         pool_bytes = pool.keys.nbytes + pool.values.nbytes
-        torch.cuda.reset_peak_memory_stats()
-        self.rehearse([0], [count])
-        torch.cuda.synchronize()
-        peak = torch.cuda.max_memory_allocated() - pool_bytes
+        held = torch.cuda.memory_allocated()
+        rows = config.scheduler.max_sequences
+        decodes = self._peak_bytes([0] * rows, [1] * rows)
+        peak = max(decodes, self._peak_bytes([0], [count])) - pool_bytes
+        if config.worker.cuda_graphs:
+            peak += decodes - held  # graphs have memory of their own
         self._paged = None
         del pool
         torch.cuda.empty_cache()
@@ -127,6 +186,13 @@ class CudaExecutor(Executor):
                 "devices (worker.tensor_parallel)"
             )
         return int(blocks)
+
+    def _peak_bytes(self, starts: list[int], counts: list[int]) -> int:
+        """Memory in use at the height of such an iteration."""
+        torch.cuda.reset_peak_memory_stats()
+        self.rehearse(starts, counts)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
 
     @property
     def _kv_bytes_of_rank(self) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from bros.brosd.config import Config
 from bros.workers.executor import Executor
 from bros.workers.identity import Identity
 from bros.workers.parallel import Ranks, join
-
-log = logging.getLogger(__name__)
 
 
 def make_executor(config: Config, model: Path, identity: Identity) -> Executor:
@@ -30,12 +27,6 @@ def _on_cuda(
 ) -> Executor:
     import torch
 
-    if config.worker.attention == "auto":
-        log.info("event=attention kind=triton device=%s", identity.device)
-    else:
-        raise ValueError(
-            f"worker.attention = {config.worker.attention!r} is for the CPU; on CUDA it is auto"
-        )
     try:
         from bros.workers.cuda import CudaExecutor
     except ImportError as error:

@@ -63,7 +63,8 @@ class Leader:
 
     def warm_up(self) -> None:
         for starts, counts in self._executor.warm_up_shapes:
-            self.rehearse(starts, counts)
+            self._tell(Rehearse(starts, counts))
+        self._executor.warm_up()
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:
         self._tell(Rehearse(starts, counts))

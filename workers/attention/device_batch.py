@@ -11,7 +11,7 @@ from bros.workers.attention.interface import AttentionBatch
 
 LOW, HIGH = 16, 64  # rows of a tile: of few queries, of many; queries times heads of a group
 MAX_SPLITS = 16
-TILE_COLUMNS = 5  # row, first query, queries, position of the first, first key
+TILE_COLUMNS = 5  # row, first query, queries, position of the first, end of the keys
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """Chunks of prompts whose own keys, those of this iteration, are in no tile."""
+
+    tokens: torch.Tensor  # (n,), int64: which of the batch
+    offsets: torch.Tensor  # (chunks + 1,), int32: where each chunk begins among them
+    longest: int  # tokens of the longest chunk
+
+
+@dataclass(frozen=True)
 class DeviceBatch:
     """As in `AttentionBatch`, with the place of each token: block times block size plus slot."""
 
@@ -33,6 +42,17 @@ class DeviceBatch:
     tables: torch.Tensor  # (rows, blocks), int32
     reverse: torch.Tensor  # (rows,), int32
     tiles: list[Tiles]
+    prompts: Prompts | None = None
+
+    def become(self, other: DeviceBatch) -> None:
+        """Take over all of `other`, which has as many tokens and tiles, and no wider tables."""
+        self.ids.copy_(other.ids)
+        self.positions.copy_(other.positions)
+        self.places.copy_(other.places)
+        self.tables[:, : other.tables.shape[1]].copy_(other.tables)
+        self.reverse.copy_(other.reverse)
+        for mine, theirs in zip(self.tiles, other.tiles, strict=True):
+            mine.table.copy_(theirs.table)
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class Grid:
     group: int  # query heads of a KV head
     kv_heads: int
     processors: int  # of the device: as many programs should run at once, at least
+    apart: bool = False  # own keys of prompt chunks are left to another kernel
 
     def splits(self, num_tiles: int, longest: int, keys_min: int = 128) -> int:
         """Into how many parts the keys are cut, a power of 2: enough to fill the device."""
@@ -49,25 +70,40 @@ class Grid:
         return 1 << min(wanted, MAX_SPLITS).bit_length() - 1 if wanted > 1 else 1
 
 
-def tile_tables(batch: AttentionBatch, group: int) -> tuple[np.ndarray, np.ndarray]:
+def tile_tables(batch: AttentionBatch, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
     """Tiles of rows with few queries, and of the others: two (tiles, 5) arrays."""
     few: list[tuple[int, ...]] = []
     many: list[tuple[int, ...]] = []
-    columns = (batch.offsets[:-1], batch.starts, batch.counts)
-    for row, (offset, start, count) in enumerate(
+    is_chunk = chunk_rows(batch, grid)
+    columns = (batch.offsets[:-1], batch.starts, batch.counts, is_chunk)
+    for row, (offset, start, count, chunk) in enumerate(
         zip(*(column.tolist() for column in columns), strict=True)
     ):
-        tiles, height = (few, LOW) if count * group <= LOW else (many, HIGH)
-        step = max(1, height // group)
+        tiles, height = (many, HIGH) if chunk else (few, LOW)
+        step = max(1, height // grid.group)
         for at in range(0, count, step):
-            tiles.append((row, offset + at, min(step, count - at), start + at, 0))
+            queries = min(step, count - at)
+            end = start if chunk and grid.apart else start + at + queries
+            tiles.append((row, offset + at, queries, start + at, end))
     return tuple(np.array(t, np.int32).reshape(-1, TILE_COLUMNS) for t in (few, many))  # type: ignore[return-value]
 
 
-def to_device(ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str) -> DeviceBatch:
-    """Move a batch, in one piece."""
+def chunk_rows(batch: AttentionBatch, grid: Grid) -> np.ndarray:
+    """Which rows have more queries than a low tile: (rows,), bool."""
+    chunks: np.ndarray = batch.counts * grid.group > LOW
+    return chunks
+
+
+def to_device(
+    ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str, longest: int | None = None
+) -> DeviceBatch:
+    """Move a batch, in one piece. Keys are split as rows of `longest` tokens, if given, need it."""
+    if longest is None:
+        longest = int((batch.starts + batch.counts).max())
     blocks, slots = batch.places(batch.positions, batch.row_of_query)
-    few, many = tile_tables(batch, grid.group)
+    few, many = tile_tables(batch, grid)
+    chunk = chunk_rows(batch, grid) & grid.apart
+    lengths = batch.counts[chunk]
     pieces = [
         ids,
         batch.positions,
@@ -76,6 +112,8 @@ def to_device(ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str) -
         batch.reverse.astype(np.int64),
         few.astype(np.int64),
         many.astype(np.int64),
+        np.flatnonzero(chunk[batch.row_of_query]),
+        np.concatenate(([0], np.cumsum(lengths))),
     ]
     host = torch.from_numpy(
         np.concatenate([piece.reshape(-1) for piece in pieces]).astype(np.int64)
@@ -84,8 +122,9 @@ def to_device(ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str) -
         host = host.pin_memory()
     moved = iter(host.to(device, non_blocking=True).split([piece.size for piece in pieces]))
     tokens = [next(moved) for _ in range(3)]
-    tables, reverse, few_there, many_there = (piece.int() for piece in moved)
-    splits = grid.splits(len(few), int((batch.starts + batch.counts).max()))
+    tables, reverse, few_there, many_there = (next(moved).int() for _ in range(4))
+    own, offsets = moved
+    splits = grid.splits(len(few), longest)
     launches = [(few_there, LOW, splits), (many_there, HIGH, 1)]
     return DeviceBatch(
         ids=tokens[0],
@@ -98,6 +137,7 @@ def to_device(ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str) -
             for table, height, parts in launches
             if len(table)
         ],
+        prompts=Prompts(own, offsets.int(), int(lengths.max())) if len(lengths) else None,
     )
 
 

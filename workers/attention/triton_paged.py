@@ -48,7 +48,7 @@ def _attend(  # noqa: PLR0915
     values: Any,
     tables: Any,  # (rows, width), int32
     reverse: Any,  # (rows,), int32
-    tiles: Any,  # (tiles, 5), int32: row, first query, queries, its position, first key
+    tiles: Any,  # (tiles, 5), int32: row, first query, queries, its position, end of the keys
     out: Any,  # (tokens, KV * G, D)
     lse: Any,  # (tokens, KV * G), float32, base 2
     part: Any,  # (tiles, KV, SPLITS, M, D), float32
@@ -69,7 +69,7 @@ def _attend(  # noqa: PLR0915
     first = tl.load(tiles + tile * 5 + 1)
     count = tl.load(tiles + tile * 5 + 2)
     position = tl.load(tiles + tile * 5 + 3)
-    first_key = tl.load(tiles + tile * 5 + 4)
+    end = tl.load(tiles + tile * 5 + 4)
     backwards = tl.load(reverse + row)
 
     m = tl.arange(0, M)
@@ -81,9 +81,8 @@ def _attend(  # noqa: PLR0915
     inside = valid[:, None] & (d < D)[None, :]
     qs = tl.load(q + at_query[:, None] * D + d[None, :], inside, other=0.0)
 
-    end = position + count
-    share = tl.cdiv(tl.cdiv(end - first_key, SPLITS), N) * N
-    low = first_key + split * share
+    share = tl.cdiv(tl.cdiv(end, SPLITS), N) * N
+    low = split * share
     high = tl.minimum(end, low + share)
 
     highest = tl.full([M], -1e30, tl.float32)

@@ -19,6 +19,7 @@ from bros.brosd.tokenizer.database import StoreError
 from bros.brosd.tokenizer.process import PEER, run
 from bros.brosd.tokenizer.server import ListenError
 from bros.brosd.tokenizer.text import Codec, TextError
+from bros.brosd.tokenizer.traces import TracesError
 from bros.brosd.wire import Fault, Hello, ToDaemon
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def _reason(error: Exception) -> str:
     """One line for the operator; of what nobody foresaw, the log gets the traceback."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, ListenError | StoreError | TextError):
+    if isinstance(error, ListenError | StoreError | TextError | TracesError):
         return str(error)
     log.error("event=crashed", exc_info=error)
     return f"{type(error).__name__}: {error}"

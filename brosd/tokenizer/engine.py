@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from bros.brosd.tokenizer.detokenize import Decode, TextStream
 from bros.brosd.tokenizer.errors import ApiError, shutting_down, starting
+from bros.brosd.tokenizer.traces import caller
 from bros.brosd.wire import (
     Abort,
     Admit,
@@ -85,7 +87,9 @@ class Generation:
     ) -> None:
         self._index = index
         self._post = post
-        self.klass = submission.klass
+        self.submission = submission
+        self.caller = caller.get()
+        self.first_s: float | None = None  # when the first token came
         self.finish: str | None = None  # the reason, once it is known
         self._stream = submission.stream
         self._text = TextStream(decode, submission.stops)
@@ -96,6 +100,8 @@ class Generation:
 
     def push(self, token: int, finish: FinishReason, told: Logprobs | None) -> bool:
         """Take a token; True if a stop string was found, so that no more are wanted."""
+        if self.first_s is None:
+            self.first_s = time.monotonic()
         self.num_tokens += 1
         self._tokens.append(token)
         if told is not None:
@@ -146,11 +152,17 @@ class Run:
 
 
 class Engine:
-    """All live requests, and what the daemon last said about itself."""
+    """All live requests, and what the daemon last said about itself.
 
-    def __init__(self, daemon: Sender, decode: Decode) -> None:
+    `on_end` is told of each request that is over, and why.
+    """
+
+    def __init__(
+        self, daemon: Sender, decode: Decode, on_end: Callable[[Generation, str], None]
+    ) -> None:
         self._daemon = daemon
         self._decode = decode
+        self._on_end = on_end
         self._live: dict[int, Generation] = {}
         self._opened = asyncio.Event()
         self.ends: Ends = Counter()
@@ -215,7 +227,8 @@ class Engine:
         """Forget a request, if it lives, and count it."""
         generation = self._live.pop(rid, None)
         if generation is not None:
-            self.ends[generation.klass, reason] += 1
+            self.ends[generation.submission.klass, reason] += 1
+            self._on_end(generation, reason)
         return generation
 
     def on_stats(self, stats: Stats) -> None:

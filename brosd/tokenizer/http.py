@@ -27,6 +27,7 @@ from bros.brosd.tokenizer.keeper import DiskFullError
 from bros.brosd.tokenizer.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.openai_api import URLS, Api, EventStream
 from bros.brosd.tokenizer.openapi import document
+from bros.brosd.tokenizer.traces import note_caller
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class Generate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        note_caller(request.headers)
         try:
             body = await read_body(
                 request, self._limits.max_body_bytes, self._limits.body_timeout_s

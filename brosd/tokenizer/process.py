@@ -21,6 +21,7 @@ from bros.brosd.tokenizer.prepare import Preparer
 from bros.brosd.tokenizer.runner import Runner
 from bros.brosd.tokenizer.server import HttpServer, listen
 from bros.brosd.tokenizer.text import Codec
+from bros.brosd.tokenizer.traces import Tracer
 from bros.brosd.wire import Drain, Emit, Fail, Ready, Reload, Stats, Stop, ToDaemon, ToTokenizer
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ class Process:
         runtime = config.runtime
         self._inbox: Inbox[ToTokenizer] = Inbox(runtime / f"{PEER}.{generation}.sock", ToTokenizer)
         self._daemon: Outbox[ToDaemon] = Outbox(runtime / "daemon.sock")
-        self._engine = Engine(self._daemon, codec.decode)
+        self._tracer = Tracer(config.traces, config.model.name) if config.traces.endpoint else None
+        on_end = self._tracer.over if self._tracer else lambda generation, reason: None
+        self._engine = Engine(self._daemon, codec.decode, on_end)
         self._preparer = Preparer(codec, config.slo)
         api = Api(config, self._engine, self._preparer)
         self._runner = Runner(keeper, api, self._engine, config.batch.window)
@@ -75,6 +78,8 @@ class Process:
             await asyncio.wait({http})
             edge.cancel()
             care.cancel()
+        if self._tracer:
+            await asyncio.to_thread(self._tracer.close)
         await self._keeper.close()
         self._preparer.close()
         self._edge.close()

@@ -1,8 +1,9 @@
-"""The executor on CPU: `python -m benchmarks.executor [MODEL_FOLDER]`.
+"""The executor: `python -m benchmarks.executor [MODEL_FOLDER]`, on a GPU if there is one.
 
 Calls `Executor` on a real block table, then the request mixes through the server. `--peers FOLDER`
 measures vLLM and llama.cpp in the same run, in environments that are made in that folder if they
-are not there; ratios above 1 say that we are faster.
+are not there; ratios above 1 say that we are faster. The floor is what the device could do at best,
+measured in the same run.
 """
 
 from __future__ import annotations
@@ -34,19 +35,26 @@ def profile(run: Callable[[], object]) -> str:
 def executor_figures(folder: Path, settings: list[str], *, profiled: bool) -> dict[str, float]:
     """Measured and shown; what the executor held is free again after that."""
     from benchmarks.executor import ours
+    from benchmarks.executor.floor import Floor
 
     bench = ours.Bench(folder, settings)
     figures = ours.measure(bench)
-    show(figures)
+    floor = Floor(folder, bench.device)
+    print(f"{bench.device}: {floor.bytes_per_s / 1e9:.1f} GB/s, {floor.flops / 1e9:.0f} GFLOP/s")
+    show(figures, ours.floors(floor))
     if profiled:
         print(profile(lambda: bench.decode_s(32, 128)), flush=True)
     return figures
 
 
-def show(figures: dict[str, float]) -> None:
-    """Our own, one line each."""
+def show(figures: dict[str, float], floors: dict[str, float] | None = None) -> None:
+    """Our own, one line each, with the floor where there is one, and how many times that is."""
     for key, value in figures.items():
-        print(f"{'bros':10} {key:38} {value:9.1f}", flush=True)
+        line = f"{'bros':10} {key:38} {value:9.1f}"
+        if floor := (floors or {}).get(key):
+            times = value / floor if " ms" in key else floor / value
+            line += f"  floor {floor:9.1f} {times:6.2f}"
+        print(line, flush=True)
 
 
 def compare(peer: str, ours: dict[str, float], theirs: dict[str, float]) -> None:

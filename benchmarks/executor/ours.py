@@ -8,8 +8,11 @@ import time
 from pathlib import Path
 from statistics import median
 
+import torch
+
 from benchmarks.executor import MIXES
-from bros.brosd.config import load
+from benchmarks.executor.floor import Floor
+from bros.brosd.config import Config, load
 from bros.brosd.wire import Fresh, Sampling, StepPlan, pack_ids
 from bros.kv import BlockTable, BlockTableView, TableGeometry
 from bros.workers.executor import Executor
@@ -19,7 +22,17 @@ ROWS, NUM_BLOCKS = 64, 8448
 BATCHES, CONTEXTS = (1, 8, 32, 64), (128, 512, 2032)
 PROMPT = 1024  # tokens
 REPEATS = 12
+PREFILL = "prefill tokens/s"
 SINGLE_INT8 = f"decode ms, batch 1, context {CONTEXTS[0]}, int8"
+
+
+def make_executor(folder: Path, config: Config, device: str) -> Executor:
+    """As a worker would."""
+    if device == "cpu":
+        return Executor(folder, config)
+    from bros.workers.cuda import CudaExecutor
+
+    return CudaExecutor(folder, config, device=device)
 
 
 class Bench:
@@ -27,7 +40,8 @@ class Bench:
 
     def __init__(self, folder: Path, settings: list[str]) -> None:
         config = load(overrides=[f"kv.num_blocks={NUM_BLOCKS}", *settings], environ={})
-        self.executor = Executor(folder, config)
+        self.device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        self.executor = make_executor(folder, config, self.device)
         geometry = TableGeometry(NUM_BLOCKS, config.kv.block_size, ROWS, self.executor.max_len)
         path = Path(tempfile.mkdtemp()) / "table"
         self._table = BlockTable(path, geometry)
@@ -82,14 +96,28 @@ def rounded(folder: Path, settings: list[str]) -> dict[str, float]:
     return {SINGLE_INT8: 1000 * bench.decode_s(1, CONTEXTS[0])}
 
 
-def measure(bench: Bench) -> dict[str, float]:
-    """Our figures by name; a peer's have the same names."""
-    figures = {
-        f"decode ms, batch {batch}, context {context}": 1000 * bench.decode_s(batch, context)
+def floors(floor: Floor) -> dict[str, float]:
+    """What of `measure` has one."""
+    found = {
+        _decode(batch, context): floor.decode_ms(batch, context)
         for context in CONTEXTS
         for batch in BATCHES
     }
-    figures["prefill tokens/s"] = PROMPT / min(bench.prefill_s(1, PROMPT) for _ in range(3))
+    return {**found, PREFILL: floor.prefill_tokens_per_s()}
+
+
+def _decode(batch: int, context: int) -> str:
+    return f"decode ms, batch {batch}, context {context}"
+
+
+def measure(bench: Bench) -> dict[str, float]:
+    """Our figures by name; a peer's have the same names."""
+    figures = {
+        _decode(batch, context): 1000 * bench.decode_s(batch, context)
+        for context in CONTEXTS
+        for batch in BATCHES
+    }
+    figures[PREFILL] = PROMPT / min(bench.prefill_s(1, PROMPT) for _ in range(3))
     for rows, num_input, num_output in MIXES:
         seconds = bench.mix_s(rows, num_input, num_output)
         figures[f"output tokens/s, {rows} x {num_input}/{num_output}"] = rows * num_output / seconds

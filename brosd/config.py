@@ -68,9 +68,10 @@ class WorkerConfig(Section):
     count: Annotated[int, Meta(ge=0)] = 0  # 0: one per device or group of devices; on CPU one
     tensor_parallel: Count = 1  # processes, each on a device of its own, that share a model
     threads: Annotated[int, Meta(ge=0)] = 0  # per process; 0: an equal share of the cores
-    attention: Literal["auto", "numba", "torch"] = "auto"
+    attention: Literal["auto", "numba", "torch", "flash", "triton"] = "auto"  # the last two: CUDA
     quantize: Literal["none", "int8"] = "none"
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9  # weights, KV and all else
+    cuda_graphs: bool = True  # iterations that only decode are one launch
 
 
 class KvConfig(Section):
@@ -136,6 +137,15 @@ class LogConfig(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class TracesConfig(Section):
+    """OpenTelemetry traces over HTTP, as protobuf: `endpoint` is such as
+    http://127.0.0.1:4318/v1/traces; empty: none. Headers and such: `OTEL_EXPORTER_OTLP_*`.
+    """
+
+    endpoint: str = ""
+    service: str = "bros"  # the spans' service.name
+
+
 class Config(Section):
     """The whole tree. The three folders have defaults for root, for users and for systemd."""
 
@@ -148,6 +158,7 @@ class Config(Section):
     batch: BatchConfig = field(default_factory=BatchConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    traces: TracesConfig = field(default_factory=TracesConfig)
     state_dir: str = ""
     runtime_dir: str = ""
     cache_dir: str = ""

@@ -34,6 +34,7 @@ DTYPES = {
     "float32": torch.float32,
 }
 ATTENTION_NAME = "bros_paged"
+LONG = 1000  # tokens of a row that threads share
 
 
 @dataclass
@@ -154,14 +155,15 @@ class Executor:
         self._max_len = geometry.max_len
 
     def warm_up(self) -> None:
-        """Compile all variants of the kernels: for many tokens, for few, and for one."""
+        """Compile all variants of the kernels: for many tokens, for few, for one, for long rows."""
         for starts, counts in self.warm_up_shapes:
             self.rehearse(starts, counts)
 
     @property
     def warm_up_shapes(self) -> list[tuple[list[int], list[int]]]:
         """Starts and counts of the iterations of `warm_up`."""
-        return [([0], [min(count, self._max_len)]) for count in (32, 2, 1)]
+        first = [([0], [min(count, self._max_len)]) for count in (32, 2, 1)]
+        return [*first, ([min(LONG, self._max_len - 1)], [1])]
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:
         """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up.
@@ -274,7 +276,9 @@ class Executor:
 
 
 def make_attention(name: str, pool: KvPool) -> Attention:
-    """The configured implementation over a pool; `auto` is the fastest that there is."""
+    """The configured implementation on a CPU; `auto` is the fastest that there is."""
+    if name in ("flash", "triton"):
+        raise ValueError(f"worker.attention = {name!r} needs a CUDA device: use auto on the CPU")
     if name == "torch":
         from bros.workers.attention.torch_reference import TorchAttention
 

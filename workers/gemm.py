@@ -22,13 +22,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from bros.workers.bits import bits_of
+from bros.workers.prefetch import emit_prefetch
 
 LANES = 16  # float32 in a register
 HALVES = 2  # registers of sums for each token
 PANEL = HALVES * LANES  # outputs
 TILE = 12  # tokens: 24 sums, two registers of weights and one of inputs, of 32
 TASKS_PER_THREAD = 4
-INTO_L2 = 2  # for LLVM's prefetch: the nearest cache holds this panel
 
 BYTE, HALF, WORD, INDEX = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
@@ -150,7 +150,7 @@ class _Panel:
         builder = self._builder
         first = builder.add(builder.mul(pair, INDEX(2 * PANEL)), INDEX(2 * LANES * half))
         at = builder.gep(self._weights, [first])
-        self._prefetch(builder.gep(at, [builder.mul(self._pairs, INDEX(2 * PANEL))]))
+        emit_prefetch(builder, builder.gep(at, [builder.mul(self._pairs, INDEX(2 * PANEL))]))
         if not self._is_int8:
             return builder.load(builder.bitcast(at, PAIRS.as_pointer()), align=4)
         kind = ir.VectorType(BYTE, 2 * LANES)
@@ -167,13 +167,6 @@ class _Panel:
             for order in orders
         )
         return self._call("cvtne2ps2bf16.512", PAIRS, high, low)
-
-    def _prefetch(self, at: ir.Value) -> None:
-        byte = BYTE.as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, WORD, WORD, WORD])
-        builder = self._builder
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(prefetch, [builder.bitcast(at, byte), WORD(0), WORD(INTO_L2), WORD(1)])
 
     def _everywhere(self, pair: ir.Value) -> ir.Value:
         builder = self._builder

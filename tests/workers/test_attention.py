@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
-from bros.workers.attention.numba_paged import NumbaAttention
+from bros.workers.attention.numba_paged import SEGMENT, NumbaAttention
 from bros.workers.attention.torch_reference import TorchAttention
 
 NUM_BLOCKS, KV_HEADS, GROUP, HEAD_DIM = 40, 2, 3, 32
@@ -55,11 +55,33 @@ def make_batch(rows: list[tuple[int, int, bool]], block_size: int) -> AttentionB
 def test_numba_agrees_with_torch(
     dtype: torch.dtype, tolerance: float, block_size: int, rows: list[tuple[int, int, bool]]
 ) -> None:
-    rows = [(start, count, reverse) for start, count, reverse in rows]
     while sum(-(-(start + count) // block_size) for start, count, _ in rows) > NUM_BLOCKS:
         rows.pop()
-    if not rows:
-        return
+    if rows:
+        compare(rows, dtype, tolerance, block_size)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(560, 1, True)],
+        [(SEGMENT - 3, 20, False)],
+        [(0, 600, True)],
+        [(520, 2, False), (3, 9, True), (0, 1, False)],
+    ],
+    ids=str,
+)
+def test_segments_of_long_rows_are_merged(
+    dtype: torch.dtype, tolerance: float, rows: list[tuple[int, int, bool]]
+) -> None:
+    compare(rows, dtype, tolerance, block_size=16)
+
+
+def compare(
+    rows: list[tuple[int, int, bool]], dtype: torch.dtype, tolerance: float, block_size: int
+) -> None:
+    """The fast one and the plain one, over the same batch."""
     batch = make_batch(rows, block_size)
     queries = int(batch.counts.sum())
     generator = torch.Generator().manual_seed(queries)

@@ -16,11 +16,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from bros.workers.prefetch import LINE_BYTES, emit_prefetch
+
 LANES = 16  # float32 in the widest registers; narrower ones take several
 SUMS = 16  # partial sums that are kept in registers at a time
 UNROLL = 4
-LINE_BYTES = 64  # of the cache
-INTO_L2 = 2  # for LLVM's prefetch: the nearest cache has no room for a block's heads
 LOWEST = -1e30  # finite: the difference of two of them is 0, not NaN
 FAST = ("fast",)
 WORD, FLOAT, INDEX = ir.IntType(32), ir.FloatType(), ir.IntType(64)
@@ -323,17 +323,10 @@ def prefetch(_: Any, block_size: Any, head_dim: Any, array: Any, first: Any) -> 
     num_bytes = block_size.literal_value * head_dim.literal_value * array.dtype.bitwidth // 8
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind, byte = signature.args[2], ir.IntType(8)
-        data = context.make_array(kind)(context, builder, arguments[2]).data
-        start = builder.bitcast(builder.gep(data, [arguments[3]]), byte.as_pointer())
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte.as_pointer(), WORD, WORD, WORD]),
-            "llvm.prefetch.p0i8",
-        )
+        data = context.make_array(signature.args[2])(context, builder, arguments[2]).data
+        start = builder.bitcast(builder.gep(data, [arguments[3]]), ir.IntType(8).as_pointer())
         for at in range(0, num_bytes, LINE_BYTES):
-            place = builder.gep(start, [INDEX(at)])
-            builder.call(function, [place, WORD(0), WORD(INTO_L2), WORD(1)])
+            emit_prefetch(builder, builder.gep(start, [INDEX(at)]))
         return context.get_dummy_value()
 
     return types.none(block_size, head_dim, array, types.int64), generate

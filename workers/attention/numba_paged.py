@@ -1,8 +1,11 @@
 """Attention on CPU: a Numba kernel that reads the paged pool in place, in bfloat16 or float32.
 
-One kernel for decodes and prompt chunks of both classes. Work is cut into tiles of up to `TILE`
-queries of one row, and if they are few, by KV heads; a tile walks over its row's blocks once, with
-an online softmax (`block_step`), while a block is in the cache. bfloat16 is read as uint16.
+One kernel for decodes and prompt chunks of both classes. Work is cut into tasks: a tile of up to
+`TILE` queries of one row meets a segment of up to `SEGMENT` of the row's tokens; if tasks are few,
+each KV head is one of its own. A task walks over its blocks once, with an online softmax
+(`block_step`), while a block is in the cache. Segments of a tile are merged at the end. They are
+the same whatever the threads and the other rows, and so are the results, to the bit. bfloat16 is
+read as uint16.
 """
 
 from __future__ import annotations
@@ -17,10 +20,11 @@ from numba import get_num_threads, njit, prange
 
 from bros.workers.attention.block_step import LOWEST, block_step, prefetch
 from bros.workers.attention.interface import AttentionBatch, KvPool
-from bros.workers.bits import bits_of, load, narrow
+from bros.workers.bits import bits_of, exp, load, narrow
 
 TILE = 8
-TILES_PER_THREAD = 2  # from which on threads get whole tiles, not single KV heads of them
+SEGMENT = 512  # tokens
+TASKS_PER_THREAD = 2  # from which on threads get all KV heads of a tile, not single ones
 FEW = 16  # new tokens that one thread stores faster than several
 
 
@@ -75,6 +79,43 @@ def _write_outputs(out: Any, first: Any, head: Any, sizes: Any, sums: Any, total
                     out[place] = narrow(sums[r * size + d] * share, out[place])
 
 
+@njit(cache=True)
+def _set_aside(part: Any, base: Any, sizes: Any, state: Any, parts: Any) -> None:
+    """Keep the state of a segment, of heads from `base` on, for `_merge`."""
+    span, count, group = sizes
+    for kept, values in zip(parts, state):  # noqa: B905, Numba has no `strict`
+        width = len(values) // (span * TILE * group)  # numbers of a query and head
+        size = span * count * group * width
+        at = base * count * group * width
+        kept[part, at : at + size] = values[:size]
+
+
+@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+def _merge(merges: Any, kv_heads: Any, group: Any, parts: Any, out: Any) -> None:
+    """Outputs of tiles in several segments, (first query, queries, first part, parts) each."""
+    sums, peaks, totals = parts
+    size = out.shape[2]
+    for task in prange(len(merges) * kv_heads):
+        first, count, part, num_parts = merges[task // kv_heads]
+        head = task % kv_heads
+        mean = np.empty(size, np.float32)
+        for r in range(head * count * group, (head + 1) * count * group):
+            peak = peaks[part, r]
+            for p in range(part + 1, part + num_parts):
+                peak = max(peak, peaks[p, r])
+            mean[:] = 0
+            total = np.float32(0)
+            for p in range(part, part + num_parts):
+                share = exp(peaks[p, r] - peak)
+                total += totals[p, r] * share
+                for d in range(size):
+                    mean[d] += sums[p, r * size + d] * share
+            query, g = divmod(r - head * count * group, group)
+            for d in range(size):
+                place = first + query, head * group + g, d
+                out[place] = narrow(mean[d] / total, out[place])
+
+
 @cache
 def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
     """The kernel for one block size, head size and group size: constants, so that loops unroll.
@@ -89,16 +130,17 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
         keys: Any,  # (blocks, kv_heads, D, B)
         values: Any,  # (blocks, kv_heads, B, D)
         tables: Any,  # (rows, blocks)
-        tiles: Any,  # (tiles, 5): row, first query, number of queries, its position, reversed
-        shares: Any,  # tasks that the KV heads of a tile are dealt to
+        tasks: Any,  # (tasks, 8), see `tasks_of`
+        shares: Any,  # into how many the KV heads of a task are dealt
         scale: Any,
+        parts: Any,  # sums, peaks and totals of segments to be merged, (parts, numbers) each
         out: Any,  # (queries, heads, D)
     ) -> None:
         kv_heads = keys.shape[1]
         span = kv_heads // shares
-        for task in prange(len(tiles) * shares):
-            row, first, count, start, reverse = tiles[task // shares]
-            base = task % shares * span
+        for index in prange(len(tasks) * shares):
+            row, first, count, start, reverse, begin, end, part = tasks[index // shares]
+            base = index % shares * span
             rows = count * G  # of a KV head: queries times heads of its group
             qs = np.empty(span * TILE * G * D, np.float32)
             sums = np.zeros(span * TILE * G * D, np.float32)
@@ -106,10 +148,10 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
             totals = np.zeros(span * TILE * G, np.float32)
             weights = np.empty(G * B, np.float32)
             _read_queries(q, first, base * G, (span, count, G), scale, qs)
-            for j in range((start + count - 1) // B + 1):
+            for j in range(begin, end):
                 for h in range(span):
                     at = (np.int64(tables[row, j]) * kv_heads + base + h) * (B * D)
-                    if (j + 1) * B < start + count:
+                    if j + 1 < end:
                         ahead = (np.int64(tables[row, j + 1]) * kv_heads + base + h) * (B * D)
                         prefetch(B, D, keys, ahead)
                         prefetch(B, D, values, ahead)
@@ -130,7 +172,10 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
                             weights,
                             (sums, r * D, peaks, r, totals, r),
                         )
-            _write_outputs(out, first, base * G, (span, count, G), sums, totals)
+            if part < 0:
+                _write_outputs(out, first, base * G, (span, count, G), sums, totals)
+            else:
+                _set_aside(part, base, (span, count, G), (sums, peaks, totals), parts)
 
     compiled: Callable[..., None] = kernel
     return compiled
@@ -142,11 +187,14 @@ class NumbaAttention:
     def __init__(self, pool: KvPool) -> None:
         self._keys = [bits_of(keys) for keys in pool.keys]
         self._values = [bits_of(values) for values in pool.values]
+        self._parts: tuple[np.ndarray, ...] = (np.empty((0, 0), np.float32),)
 
     def begin(self, batch: AttentionBatch) -> None:
         self._tables = np.ascontiguousarray(batch.tables)
-        self._tiles = dealt(tiles_of(batch), get_num_threads())
-        self._crowded = len(self._tiles) >= TILES_PER_THREAD * get_num_threads()
+        tasks, self._merges = tasks_of(batch)
+        self._num_parts = int(self._merges[:, 3].sum())
+        self._tasks = dealt(tasks, get_num_threads())
+        self._crowded = len(tasks) >= TASKS_PER_THREAD * get_num_threads()
         self._places = np.stack(batch.places(batch.positions, batch.row_of_query))
 
     def __call__(
@@ -156,47 +204,89 @@ class NumbaAttention:
         store = _store_few if self._places.shape[1] <= FEW else _store_many
         store(bits_of(k), bits_of(v), keys, values, self._places)
         _, heads, head_dim = q.shape
-        kernel = _make_kernel(keys.shape[3], head_dim, heads // k.shape[1])
+        kv_heads = k.shape[1]
+        group = heads // kv_heads
+        kernel = _make_kernel(keys.shape[3], head_dim, group)
         # A block's heads lie side by side and are best read together, if there is work for all.
-        shares = 1 if self._crowded else k.shape[1]
+        shares = 1 if self._crowded else kv_heads
+        parts = self._room_for_parts(heads * TILE, head_dim)
         out = torch.empty(q.shape, dtype=q.dtype)
         kernel(
             bits_of(q),
             keys,
             values,
             self._tables,
-            self._tiles,
+            self._tasks,
             shares,
             np.float32(scale),
+            parts,
             bits_of(out),
         )
+        if len(self._merges):
+            _merge(self._merges, kv_heads, group, parts, bits_of(out))
         return out
 
+    def _room_for_parts(self, num_queries: int, head_dim: int) -> tuple[np.ndarray, ...]:
+        """Sums, peaks and totals of all parts; what layers and iterations before had, if enough."""
+        sums = self._parts[0]
+        if len(sums) < self._num_parts or sums.shape[1] != num_queries * head_dim:
+            widths = (num_queries * head_dim, num_queries, num_queries)
+            self._parts = tuple(np.empty((self._num_parts, w), np.float32) for w in widths)
+        return self._parts
 
-def tiles_of(batch: AttentionBatch) -> np.ndarray:
-    """Cut rows into tiles: (tiles, 5) of row, first query, number, its position, reversed."""
+
+def tasks_of(batch: AttentionBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Cut rows into tiles, and those into tasks.
+
+    Returns tasks (tasks, 8): row, first query, number, its position, reversed, first block, end of
+    the blocks, and where its results wait to be merged, or -1; and merges (tiles with several
+    tasks, 4): first query, number, first of its tasks' results, their number.
+    """
     tiles_per_row = -(-batch.counts // TILE)
-    row = np.repeat(np.arange(len(batch.counts), dtype=np.int32), tiles_per_row)
-    before = np.repeat(np.cumsum(tiles_per_row) - tiles_per_row, tiles_per_row)
-    at = (np.arange(len(row)) - before) * TILE  # queries of the row in earlier tiles
+    row = np.repeat(np.arange(len(batch.counts)), tiles_per_row)
+    at = _within(tiles_per_row) * TILE  # queries of the row in earlier tiles
+    count = np.minimum(TILE, batch.counts[row] - at)
+    first, position = batch.offsets[row] + at, batch.starts[row] + at
+    blocks = -(-(position + count) // batch.block_size)
+    step = max(1, SEGMENT // batch.block_size)
+    segments = -(-blocks // step)
+    tile = np.repeat(np.arange(len(row)), segments)
+    begin = _within(segments) * step
+    several = segments > 1
+    part = np.where(several[tile], np.cumsum(several[tile]) - 1, -1)
     columns = (
-        row,
-        batch.offsets[row] + at,
-        np.minimum(TILE, batch.counts[row] - at),
-        batch.starts[row] + at,
-        batch.reverse[row],
+        row[tile],
+        first[tile],
+        count[tile],
+        position[tile],
+        batch.reverse[row[tile]],
+        begin,
+        np.minimum(begin + step, blocks[tile]),
+        part,
     )
-    return np.stack(columns, axis=1).astype(np.int32)
+    parts = segments[several]
+    merges = (first[several], count[several], np.cumsum(parts) - parts, parts)
+    return (
+        np.stack(columns, axis=1).astype(np.int32),
+        np.stack(merges, axis=1).astype(np.int32),
+    )
 
 
-def dealt(tiles: np.ndarray, num_threads: int) -> np.ndarray:
-    """The tiles in an order in which equal shares of it, one for each thread, take equally long.
+def _within(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ... up to each of `counts`, one after the other."""
+    ends = np.cumsum(counts)
+    within: np.ndarray = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    return within
+
+
+def dealt(tasks: np.ndarray, num_threads: int) -> np.ndarray:
+    """The tasks in an order in which equal shares of it, one for each thread, take equally long.
 
     Longest first, dealt out like cards, back and forth.
     """
-    if len(tiles) <= num_threads:
-        return tiles
-    order = np.argsort(-tiles[:, 2] * (tiles[:, 3] + tiles[:, 2]), kind="stable")
-    turns = np.arange(len(tiles)) % (2 * num_threads)
+    if len(tasks) <= num_threads:
+        return tasks
+    order = np.argsort(-tasks[:, 2] * (tasks[:, 6] - tasks[:, 5]), kind="stable")
+    turns = np.arange(len(tasks)) % (2 * num_threads)
     hands = np.minimum(turns, 2 * num_threads - 1 - turns)
-    return tiles[order[np.argsort(hands, kind="stable")]]
+    return tasks[order[np.argsort(hands, kind="stable")]]

@@ -35,24 +35,50 @@ def can_run(model: Any) -> bool:
     )
 
 
+Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Q, K and V: (tokens, heads, head_dim) each."""
+
+
 @dataclass
 class _Iteration:
-    """What the layers of one iteration share."""
+    """What the layers of one iteration share: also views, which cost as much as a short pass."""
 
     stream: np.ndarray  # (tokens, hidden), float32: the residual
     normed: torch.Tensor  # (tokens, hidden)
     cos: np.ndarray  # (tokens, half a head)
     sin: np.ndarray
     eps: np.float32
-    rotated: int  # heads of Q and K
+    heads: tuple[int, int, int]  # of Q, K and V
     threads: int
     _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
+    _bits: dict[int, tuple[torch.Tensor, np.ndarray]] = field(default_factory=dict)
+    _split: tuple[torch.Tensor, Heads] | None = None
+
+    @property
+    def rotated(self) -> int:
+        """Heads of Q and K."""
+        return self.heads[0] + self.heads[1]
 
     def buffer(self, name: str, width: int) -> torch.Tensor:
         """Room (tokens, width), which each layer overwrites."""
         if name not in self._buffers:
             self._buffers[name] = self.normed.new_empty(len(self.stream), width)
         return self._buffers[name]
+
+    def bits(self, tensor: torch.Tensor) -> np.ndarray:
+        """`bits_of` a tensor that more than one layer has."""
+        known = self._bits.get(id(tensor))
+        if known is None:  # the tensor is kept as well: nothing else gets its id
+            known = self._bits[id(tensor)] = tensor, bits_of(tensor)
+        return known[1]
+
+    def split(self, qkv: torch.Tensor) -> Heads:
+        """Q, K and V of their product (tokens, ...); if it is the last one's, the same views."""
+        if self._split is None or self._split[0] is not qkv:
+            heads = qkv.view(len(qkv), -1, 2 * self.cos.shape[1])
+            q, k, v = torch.split(heads, list(self.heads), dim=1)
+            self._split = qkv, (q, k, v)
+        return self._split[1]
 
 
 class _Layer:
@@ -68,19 +94,19 @@ class _Layer:
         self.attention_norm = bits_of(layer.input_layernorm.weight.detach())
         self.mlp_norm = bits_of(layer.post_attention_layernorm.weight.detach())
 
-    def before(self, x: torch.Tensor, now: _Iteration) -> torch.Tensor:
-        """Q, K and V (tokens, heads of all, head_dim), with positions, from what is to be added."""
+    def before(self, x: torch.Tensor, now: _Iteration) -> Heads:
+        """Q, K and V, with positions, from what is to be added."""
         add_norm(
             bits_of(x), now.stream, self.attention_norm, now.eps, bits_of(now.normed), now.threads
         )
         qkv: torch.Tensor = self.qkv(now.normed)
         heads = qkv.view(len(qkv), -1, 2 * now.cos.shape[1])
         rotate(bits_of(heads[:, : now.rotated]), now.cos, now.sin, now.threads)
-        return heads
+        return now.split(qkv)
 
     def after(self, attended: torch.Tensor, now: _Iteration) -> torch.Tensor:
-        """What is to be added (tokens, hidden), from attention's (tokens, heads * head_dim)."""
-        x = self.o(attended)
+        """What is to be added (tokens, hidden), from attention's (tokens, heads, head_dim)."""
+        x = self.o(attended.view(len(attended), -1))
         add_norm(bits_of(x), now.stream, self.mlp_norm, now.eps, bits_of(now.normed), now.threads)
         gate_up = self.gate_up(now.normed)
         active = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
@@ -98,40 +124,40 @@ class _PanelLayer:
         products = (layer.qkv, layer.o, layer.gate_up, layer.down)
         self._qkv, self._o, self._gate_up, self._down = map(_weights, products)
 
-    def before(self, x: torch.Tensor, now: _Iteration) -> torch.Tensor:
+    def before(self, x: torch.Tensor, now: _Iteration) -> Heads:
         """As `_Layer.before`."""
         qkv = now.buffer("qkv", PANEL * len(self._qkv[0]))
         before_attention(
-            bits_of(x),
+            now.bits(x),
             now.stream,
             self._norms[0],
             now.eps,
-            bits_of(now.normed),
+            now.bits(now.normed),
             self._qkv,
             now.cos,
             now.sin,
             now.rotated,
-            bits_of(qkv),
+            now.bits(qkv),
             now.threads,
         )
-        return qkv.view(len(x), -1, 2 * now.cos.shape[1])
+        return now.split(qkv)
 
     def after(self, attended: torch.Tensor, now: _Iteration) -> torch.Tensor:
         """As `_Layer.after`."""
         width = PANEL * len(self._gate_up[0])
         x, both = now.buffer("x", PANEL * len(self._o[0])), now.buffer("gate_up", width)
         after_attention(
-            bits_of(attended),
+            now.bits(attended).reshape(len(attended), -1),
             now.stream,
             self._norms[1],
             now.eps,
-            bits_of(now.normed),
+            now.bits(now.normed),
             self._o,
             self._gate_up,
             self._down,
-            bits_of(x),
-            bits_of(both),
-            bits_of(now.buffer("active", width // 2)),
+            now.bits(x),
+            now.bits(both),
+            now.bits(now.buffer("active", width // 2)),
             now.threads,
         )
         return x
@@ -174,11 +200,9 @@ class LlamaForward:
         """Logits (len(last), vocabulary) after the tokens `last` of the packed tokens `ids`."""
         x = self._embedding[ids]
         now = self._begin(x, positions)
-        split = [self._heads, self._kv_heads, self._kv_heads]
         for index, layer in enumerate(self._layers):
-            q, k, v = torch.split(layer.before(x, now), split, dim=1)
-            attended = attention(index, q, k, v, layer.scale)
-            x = layer.after(attended.view(len(x), -1), now)
+            q, k, v = layer.before(x, now)
+            x = layer.after(attention(index, q, k, v, layer.scale), now)
         x, stream = x[last], now.stream[last.numpy()]
         normed = torch.empty_like(x)
         add_norm(bits_of(x), stream, self._final_norm, self._eps, bits_of(normed), now.threads)
@@ -197,7 +221,7 @@ class LlamaForward:
             cos=cos,
             sin=sin,
             eps=self._eps,
-            rotated=self._heads + self._kv_heads,
+            heads=(self._heads, self._kv_heads, self._kv_heads),
             threads=get_num_threads(),
         )
 

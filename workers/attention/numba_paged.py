@@ -3,7 +3,8 @@
 One kernel for decodes and prompt chunks of both classes. Work is cut into tasks: a tile of up to
 `TILE` queries of one row meets a segment of up to `SEGMENT` of the row's tokens; if tasks are few,
 each KV head is one of its own. A task walks over its blocks once, with an online softmax
-(`block_step`), while a block is in the cache. Segments of a tile are merged at the end. They are
+(`block_step`), while a block is in the cache. A decode's new key and value are stored on the way,
+those of prompts before all else. Segments of a tile are merged at the end. They are
 the same whatever the threads and the other rows, and so are the results, to the bit. bfloat16 is
 read as uint16.
 """
@@ -11,6 +12,7 @@ read as uint16.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -38,17 +40,17 @@ def _store_token(k: Any, v: Any, keys: Any, values: Any, slot: Any) -> None:
 
 
 @njit(cache=True, error_model="numpy")
-def _store_few(k: Any, v: Any, keys: Any, values: Any, places: Any) -> None:
-    for i in range(places.shape[1]):
-        block = places[0, i]
-        _store_token(k[i], v[i], keys[block], values[block], places[1, i])
+def _store_few(k: Any, v: Any, tokens: Any, keys: Any, values: Any, places: Any) -> None:
+    for i in range(len(tokens)):
+        token, block = tokens[i], places[0, i]
+        _store_token(k[token], v[token], keys[block], values[block], places[1, i])
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def _store_many(k: Any, v: Any, keys: Any, values: Any, places: Any) -> None:
-    for i in prange(places.shape[1]):
-        block = places[0, i]
-        _store_token(k[i], v[i], keys[block], values[block], places[1, i])
+def _store_many(k: Any, v: Any, tokens: Any, keys: Any, values: Any, places: Any) -> None:
+    for i in prange(len(tokens)):
+        token, block = tokens[i], places[0, i]
+        _store_token(k[token], v[token], keys[block], values[block], places[1, i])
 
 
 @njit(cache=True, fastmath=True)
@@ -127,6 +129,8 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
     @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
     def kernel(
         q: Any,  # (queries, heads, D)
+        k: Any,  # (queries, kv_heads, D)
+        v: Any,
         keys: Any,  # (blocks, kv_heads, D, B)
         values: Any,  # (blocks, kv_heads, B, D)
         tables: Any,  # (rows, blocks)
@@ -147,6 +151,13 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
             peaks = np.full(span * TILE * G, LOWEST, np.float32)
             totals = np.zeros(span * TILE * G, np.float32)
             weights = np.empty(G * B, np.float32)
+            if count == 1 and end > start // B:
+                offset = start % B
+                slot = B - 1 - offset if reverse else offset
+                newest, own = tables[row, start // B], slice(base, base + span)
+                _store_token(
+                    k[first, own], v[first, own], keys[newest, own], values[newest, own], slot
+                )
             _read_queries(q, first, base * G, (span, count, G), scale, qs)
             for j in range(begin, end):
                 for h in range(span):
@@ -181,6 +192,21 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
     return compiled
 
 
+@dataclass(frozen=True)
+class _Bound:
+    """What depends on a call's tensors: in our own layers, all of an iteration have the same."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    out: torch.Tensor
+    bits: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # of these
+    kernel: Callable[..., None]
+    shares: int
+    group: int
+    parts: tuple[np.ndarray, ...]
+
+
 class NumbaAttention:
     """See `Attention`. Kernels compile at their first call and are cached on disk."""
 
@@ -188,43 +214,58 @@ class NumbaAttention:
         self._keys = [bits_of(keys) for keys in pool.keys]
         self._values = [bits_of(values) for values in pool.values]
         self._parts: tuple[np.ndarray, ...] = (np.empty((0, 0), np.float32),)
+        self._bound: _Bound | None = None
 
     def begin(self, batch: AttentionBatch) -> None:
+        self._bound = None
         self._tables = np.ascontiguousarray(batch.tables)
         tasks, self._merges = tasks_of(batch)
         self._num_parts = int(self._merges[:, 3].sum())
         self._tasks = dealt(tasks, get_num_threads())
         self._crowded = len(tasks) >= TASKS_PER_THREAD * get_num_threads()
-        self._places = np.stack(batch.places(batch.positions, batch.row_of_query))
+        rows = batch.row_of_query
+        self._prompts = np.flatnonzero(batch.counts[rows] > 1)  # tokens that are not decodes
+        self._places = np.stack(batch.places(batch.positions, rows))[:, self._prompts]
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
+        """See `Attention`. Layers that come with the same tensors get the same output tensor."""
+        bound = self._bound
+        if bound is None or not (bound.q is q and bound.k is k and bound.v is v):
+            bound = self._bound = self._bind(q, k, v)
+        new_q, new_keys, new_values, out = bound.bits
         keys, values = self._keys[layer], self._values[layer]
-        store = _store_few if self._places.shape[1] <= FEW else _store_many
-        store(bits_of(k), bits_of(v), keys, values, self._places)
-        _, heads, head_dim = q.shape
-        kv_heads = k.shape[1]
-        group = heads // kv_heads
-        kernel = _make_kernel(keys.shape[3], head_dim, group)
-        # A block's heads lie side by side and are best read together, if there is work for all.
-        shares = 1 if self._crowded else kv_heads
-        parts = self._room_for_parts(heads * TILE, head_dim)
-        out = torch.empty(q.shape, dtype=q.dtype)
-        kernel(
-            bits_of(q),
+        if len(self._prompts):
+            store = _store_few if len(self._prompts) <= FEW else _store_many
+            store(new_keys, new_values, self._prompts, keys, values, self._places)
+        bound.kernel(
+            new_q,
+            new_keys,
+            new_values,
             keys,
             values,
             self._tables,
             self._tasks,
-            shares,
+            bound.shares,
             np.float32(scale),
-            parts,
-            bits_of(out),
+            bound.parts,
+            out,
         )
         if len(self._merges):
-            _merge(self._merges, kv_heads, group, parts, bits_of(out))
-        return out
+            _merge(self._merges, len(new_keys[0]), bound.group, bound.parts, out)
+        return bound.out
+
+    def _bind(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> _Bound:
+        _, heads, head_dim = q.shape
+        kv_heads = k.shape[1]
+        out = torch.empty(q.shape, dtype=q.dtype)
+        bits = bits_of(q), bits_of(k), bits_of(v), bits_of(out)
+        kernel = _make_kernel(self._keys[0].shape[3], head_dim, heads // kv_heads)
+        # A block's heads lie side by side and are best read together, if there is work for all.
+        shares = 1 if self._crowded else kv_heads
+        parts = self._room_for_parts(heads * TILE, head_dim)
+        return _Bound(q, k, v, out, bits, kernel, shares, heads // kv_heads, parts)
 
     def _room_for_parts(self, num_queries: int, head_dim: int) -> tuple[np.ndarray, ...]:
         """Sums, peaks and totals of all parts; what layers and iterations before had, if enough."""

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from bros.workers.attention.interface import Attention
-from bros.workers.gemm import has_dot_product
 from bros.workers.linear import can_pack, pack_linears
 from bros.workers.llama import LlamaForward, can_run
 
@@ -38,11 +37,8 @@ class GenericForward:
 
 def make_forward(model: Any, quantize: str) -> Forward:
     """The fastest forward that computes this model. ValueError if it cannot be quantised."""
-    if quantize != "none" and not (has_dot_product() and can_pack(model.dtype)):
-        raise ValueError(
-            f"worker.quantize = {quantize!r} needs model.dtype = 'bfloat16' and a CPU with AVX-512 "
-            "and its bfloat16 instructions"
-        )
+    if quantize != "none" and not can_pack(model.dtype):
+        raise ValueError(f"worker.quantize = {quantize!r} needs model.dtype = 'bfloat16'")
     if can_run(model):
         return LlamaForward(model, quantize)
     if quantize != "none":

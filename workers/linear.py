@@ -14,6 +14,7 @@ import torch
 from bros.workers import gemm
 from bros.workers.bits import bits_of
 from bros.workers.fused import add_bias
+from bros.workers.panel_code import TILE, has_matrix_unit
 
 Linear = Callable[[torch.Tensor], torch.Tensor]
 Kind = Literal["packed", "panels", "both", "int8"]
@@ -81,7 +82,7 @@ class BothLinear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in) to (..., out), both bfloat16."""
-        few = x.numel() <= gemm.TILE * x.shape[-1]
+        few = x.numel() <= TILE * x.shape[-1]
         y: torch.Tensor = self._few(x) if few else self._many(x)
         return y
 
@@ -96,9 +97,7 @@ _KINDS: dict[Kind, type[torch.nn.Module]] = {
 
 def best_kind(model: Any) -> Kind:
     """The fastest for this model's layers on this CPU."""
-    if not gemm.has_dot_product():
-        return "packed"
-    if not gemm.has_matrix_unit():
+    if not has_matrix_unit():
         return "panels"
     num_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     return "both" if num_bytes <= BOTH_MAX_BYTES else "packed"
@@ -110,6 +109,8 @@ def make_linear(linear: torch.nn.Linear, kind: Kind) -> torch.nn.Module:
         return linear
     if kind != "packed" and not gemm.fits(linear.weight):
         kind = "packed"
+    if kind == "packed" and not has_onednn():
+        return linear
     made = _KINDS[kind](linear)
     return made
 
@@ -124,5 +125,10 @@ def pack_linears(model: torch.nn.Module) -> None:
 
 
 def can_pack(dtype: torch.dtype) -> bool:
-    """Whether there are such kernels here. float32 stays as it is: to the bit, as a reference."""
-    return dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether there are kernels here for it. float32 stays as it is: to the bit, as a reference."""
+    return dtype is torch.bfloat16
+
+
+def has_onednn() -> bool:
+    """Whether oneDNN has kernels in bfloat16 for this CPU."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

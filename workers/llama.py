@@ -17,8 +17,8 @@ from numba import get_num_threads
 from bros.workers.attention.interface import Attention
 from bros.workers.bits import bits_of
 from bros.workers.fused import add_norm, rotate, silu_times
-from bros.workers.gemm import PANEL
 from bros.workers.linear import Kind, PanelLinear, best_kind, make_linear
+from bros.workers.panel_code import PANEL
 from bros.workers.panel_layer import after_attention, before_attention
 
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}

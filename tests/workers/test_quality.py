@@ -6,19 +6,15 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bros.workers.attention.interface import AttentionBatch, KvPool
 from bros.workers.attention.numba_paged import NumbaAttention
-from bros.workers.gemm import has_dot_product
 from bros.workers.llama import LlamaForward
 
 TEXT = Path(__file__).parent / "data" / "alice.txt"  # Lewis Carroll, 1865
 BLOCK = 16
-
-pytestmark = pytest.mark.skipif(not has_dot_product(), reason="no AVX-512 bfloat16")
 
 
 @torch.inference_mode()

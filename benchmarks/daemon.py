@@ -6,12 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import httpx
-from prometheus_client.parser import text_string_to_metric_families
-
-from bros.cli.bench.servers import private_daemon
-
-Metrics = dict[tuple[str, str], float]
+from bros.cli.bench.servers import Metrics, metrics_of, private_daemon
 
 
 @dataclass(frozen=True)
@@ -21,13 +16,8 @@ class Daemon:
     url: str
 
     def metrics(self) -> Metrics:
-        """Samples by name and class."""
-        text = httpx.get(f"{self.url}/metrics", timeout=30.0).text
-        return {
-            (sample.name, sample.labels.get("class", "")): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        """As `metrics_of`."""
+        return metrics_of(self.url)
 
 
 @contextmanager

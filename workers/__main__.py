@@ -13,7 +13,7 @@ from pathlib import Path
 from bros.brosd.child import die_with_parent, setup_logging, start_heartbeat
 from bros.brosd.config import Config, restore
 from bros.workers.identity import Identity
-from bros.workers.version import kernels_version
+from bros.workers.version import compiled_folder
 
 
 def set_threads(config: Config) -> None:
@@ -27,7 +27,7 @@ def set_threads(config: Config) -> None:
     # wants a core: beside a second worker an iteration took 1,900 ms instead of 60 (measured).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
-    os.environ["NUMBA_CACHE_DIR"] = str(config.cache / "numba" / kernels_version())
+    os.environ["NUMBA_CACHE_DIR"] = str(compiled_folder(config.cache))
     share_openmp()  # which reads the environment when it is loaded
 
 

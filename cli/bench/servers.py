@@ -21,6 +21,9 @@ from bros.cli.errors import InputError
 
 BROSD = Path(sys.executable).parent / "brosd"
 
+Metrics = dict[tuple[str, str], float]
+"""Samples by name, and by class or statistic where they have one."""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -86,20 +89,25 @@ def model_of(url: str) -> str:
         raise InputError(f"{url} does not answer as an OpenAI server: {error}") from None
 
 
+def metrics_of(url: str) -> Metrics:
+    """What `/metrics` says; httpx.HTTPError or ValueError if it says nothing of the kind."""
+    text = httpx.get(f"{url}/metrics", timeout=30.0).raise_for_status().text
+    return {
+        (sample.name, sample.labels.get("class", sample.labels.get("statistic", ""))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 def iterations_of(url: str) -> Iterations | None:
     """What a BROS daemon says of its iterations since it started; None of any other server."""
     try:
-        text = httpx.get(f"{url}/metrics", timeout=10.0).raise_for_status().text
-        samples = {
-            (sample.name, sample.labels.get("statistic", "")): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
+        seen = metrics_of(url)
         return Iterations(
-            scheduling_s=samples["bros_scheduling_seconds_total", ""]
-            / max(1.0, samples["bros_iterations_total", ""]),
-            prediction_error=samples["bros_prediction_error", "mean"],
-            prediction_error_p95=samples["bros_prediction_error", "p95"],
+            scheduling_s=seen["bros_scheduling_seconds_total", ""]
+            / max(1.0, seen["bros_iterations_total", ""]),
+            prediction_error=seen["bros_prediction_error", "mean"],
+            prediction_error_p95=seen["bros_prediction_error", "p95"],
         )
     except (httpx.HTTPError, ValueError, KeyError):
         return None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
 
+from bros.cli.bench.servers import Metrics, metrics_of
 from harness import MODEL, Server, wait_until
 
 
@@ -31,22 +31,17 @@ def complete(server: Server, prompt: list[int], max_tokens: int, tier: str) -> l
     return token_ids
 
 
-def metrics(server: Server) -> dict[tuple[str, str], float]:
-    """Samples of `/metrics` by name and class."""
-    text = httpx.get(f"{server.url}/metrics").text
-    return {
-        (sample.name, sample.labels.get("class", "")): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+def metrics(server: Server) -> Metrics:
+    """As `metrics_of`."""
+    return metrics_of(server.url)
 
 
-def nothing_is_held(found: dict[tuple[str, str], float]) -> bool:
+def nothing_is_held(found: Metrics) -> bool:
     held = found["bros_kv_blocks_total", ""] - found["bros_kv_blocks_free", ""]
     return held == found["bros_kv_host_blocks_used", ""] == 0
 
 
-def wait_for_stats(server: Server) -> dict[tuple[str, str], float]:
+def wait_for_stats(server: Server) -> Metrics:
     """Metrics of a server that has nothing to do; fails if it keeps a block or a copy."""
     wait_until(lambda: nothing_is_held(metrics(server)), timeout_s=10.0)
     return metrics(server)

@@ -174,11 +174,22 @@ class Engine:
         """Tokens of prompt and answer together; 0 while no worker has told."""
         return self.stats.max_len if self.stats else 0
 
+    @property
+    def state(self) -> str:
+        """The daemon's, as it said last: "starting", "ready" or "draining"."""
+        return self.stats.state if self.stats else "starting"
+
     def check_open(self) -> None:
         """ApiError (503) unless new requests are taken."""
         if self.draining:
             raise shutting_down()
         if not self.max_len:
+            raise starting()
+
+    def check_ready(self) -> None:
+        """ApiError (503) unless new requests are taken, and served now."""
+        self.check_open()
+        if self.state != "ready":
             raise starting()
 
     async def wait_open(self) -> None:

@@ -50,12 +50,11 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
         return JSONResponse(api.describe(request.path_params["model"]))
 
     async def ready(request: Request) -> Response:
-        engine.check_open()
+        engine.check_ready()
         return JSONResponse({"status": "ready"})
 
     async def health(request: Request) -> Response:
-        state = engine.stats.state if engine.stats else "starting"
-        return JSONResponse({"status": state}, 200 if state == "ready" else 503)
+        return JSONResponse({"status": engine.state}, 200 if engine.state == "ready" else 503)
 
     async def metrics(request: Request) -> Response:
         return Response(render(engine.stats, engine.ends), media_type=CONTENT_TYPE)

@@ -38,7 +38,7 @@ GETS = {
     "/v1/batches": "Batch jobs, newest first",
     "/v1/batches/{batch_id}": "One batch job",
     "/health": "The state of the daemon; 503 unless it is ready",
-    "/ready": "Whether requests are taken; 503 if not",
+    "/ready": "Whether requests are taken and served now; an error if not",
     "/metrics": "Statistics, for Prometheus",
 }
 OPEN_PATHS = ("/health", "/ready")  # for probes, which have no key

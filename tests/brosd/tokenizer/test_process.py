@@ -47,6 +47,18 @@ def test_an_answer_has_all_its_parts(daemon: Daemon, pool: ThreadPoolExecutor) -
     assert {key: answer["usage"][key] for key in usage} == usage
 
 
+def test_probes_tell_whether_it_serves_now(daemon: Daemon) -> None:
+    def status(path: str) -> int:
+        return httpx.get(f"{daemon.url}{path}").status_code
+
+    assert status("/ready") == status("/health") == 200
+    daemon.outbox.send(stats("starting"))  # the model is known, and no worker is up
+    wait_until(lambda: status("/ready") == 503)
+    assert status("/health") == 503
+    daemon.outbox.send(stats())
+    wait_until(lambda: status("/ready") == 200)
+
+
 def test_service_tier_flex_is_best_effort(daemon: Daemon, pool: ThreadPoolExecutor) -> None:
     response = pool.submit(daemon.post, {**CHAT, "service_tier": "flex", "ignore_eos": True})
     admit = daemon.recv_admit()

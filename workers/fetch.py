@@ -6,6 +6,7 @@ A process of its own, so that the daemon can ask for a model without loading tor
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def main() -> int:
     """The folder goes to standard output, everything else to standard error."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # a log has lines, not bars; read when tqdm is imported
     _, name, cache = sys.argv
     try:
         folder = resolve(name, Path(cache))

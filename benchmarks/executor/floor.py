@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bros.workers.linear import has_onednn
 from bros.workers.shape import ModelShape
 
 READ_BYTES = 2**29
@@ -50,7 +51,10 @@ class Floor:
         return READ_BYTES / self._best_s(numbers.sum)
 
     def _flops(self) -> float:
-        a, b = torch.ones(2, SIDE, SIDE, dtype=torch.bfloat16, device=self._device)
+        # A CPU that cannot multiply bfloat16 does so in float32, at best.
+        exact = self._device == "cpu" and not has_onednn()
+        dtype = torch.float32 if exact else torch.bfloat16
+        a, b = torch.ones(2, SIDE, SIDE, dtype=dtype, device=self._device)
         return 2 * SIDE**3 / self._best_s(lambda: a @ b)
 
     def _best_s(self, work: Callable[[], object]) -> float:

@@ -269,6 +269,8 @@ def default_runtime_dir(environ: Mapping[str, str]) -> str:
 def default_cache_dir(environ: Mapping[str, str]) -> str:
     if folder := environ.get("CACHE_DIRECTORY"):
         return folder
+    if os.geteuid() == 0 and "XDG_CACHE_HOME" not in environ:
+        return "/var/cache/bros"
     return str(_home(environ, "XDG_CACHE_HOME", ".cache") / "bros")
 
 

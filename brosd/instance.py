@@ -33,8 +33,8 @@ def instance(config: Config) -> Iterator[None]:
 def make_folders(config: Config) -> None:
     """Make the three folders, the runtime folder private. InstanceError if that cannot be."""
     _make_private(config.runtime)
-    _make(config.state)
-    _make(config.cache)
+    make_folder(config.state)
+    make_folder(config.cache)
 
 
 def running_pid(runtime: Path) -> int | None:
@@ -75,7 +75,8 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """For us alone, if it is not there yet. InstanceError if that cannot be."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -84,7 +85,7 @@ def _make(folder: Path) -> None:
 
 def _make_private(folder: Path) -> None:
     """Whoever can write here owns the daemon, so it must be ours alone."""
-    _make(folder)
+    make_folder(folder)
     status = folder.stat()
     if status.st_uid != os.geteuid():
         raise InstanceError(f"{folder} belongs to user {status.st_uid}: choose another runtime_dir")

@@ -84,16 +84,24 @@ class Keys:
     def _changing(self) -> Iterator[None]:
         """Read, change and replace the file as one, whoever else does so."""
         with open(self._path.with_suffix(".lock"), "w") as lock:
+            self._give_away(lock.fileno())
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._keys = self._read()
             yield
             scratch = self._path.with_suffix(".new")
             fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            self._give_away(fd)
             with open(fd, "wb") as file:
                 file.write(msgspec.json.format(msgspec.json.encode(self._keys)))
                 file.flush()
                 os.fsync(fd)
             scratch.rename(self._path)
+
+    def _give_away(self, fd: int) -> None:
+        """What root writes belongs to the folder's owner, as whom the daemon reads it."""
+        if os.geteuid() == 0:
+            folder = self._path.parent.stat()
+            os.fchown(fd, folder.st_uid, folder.st_gid)
 
 
 def _digest(key: str) -> str:

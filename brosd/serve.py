@@ -19,7 +19,7 @@ from bros.brosd.child import setup_logging
 from bros.brosd.config import Config
 from bros.brosd.daemon import Daemon, DaemonError, Load
 from bros.brosd.devices import DeviceError, find_groups, share_cores
-from bros.brosd.instance import InstanceError, instance, make_folders, running_pid
+from bros.brosd.instance import InstanceError, instance, make_folder, make_folders, running_pid
 from bros.brosd.keys import KeyFileError as KeyFileError
 from bros.brosd.keys import Keys
 from bros.brosd.keys import check_keys as check_keys
@@ -119,7 +119,7 @@ def _wait_ready(process: subprocess.Popen[bytes], inbox: socket.socket, log_path
 def keys_of(config: Config) -> Keys:
     """The API keys of the configured state folder. ServeError if they cannot be read."""
     try:
-        make_folders(config)
+        make_folder(config.state)
         return Keys(config.state)
     except (InstanceError, KeyFileError) as error:
         raise ServeError(str(error)) from None

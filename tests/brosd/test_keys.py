@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ def test_a_key_is_kept_as_its_hash(tmp_path: Path) -> None:
     assert Keys(tmp_path).owner(key) is None
     with pytest.raises(KeyFileError, match="no key named alice"):
         keys.revoke("alice")
+
+
+def test_what_root_makes_belongs_to_the_service(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root writes for others")
+    tmp_path.chmod(0o700)
+    os.chown(tmp_path, 12345, 54321)
+    Keys(tmp_path).create("alice")
+    Keys(tmp_path).create("bob")
+    for file in tmp_path.iterdir():
+        assert (file.stat().st_uid, file.stat().st_gid) == (12345, 54321)
 
 
 def test_a_damaged_key_file_opens_no_door(tmp_path: Path) -> None:

@@ -134,7 +134,10 @@ def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
 def chat(
     once: Annotated[str | None, typer.Option(help="Answer this question and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.2,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="0 is greedy. Default: 0 for one question, 0.2 for a conversation."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer.")] = None,
     model_: Annotated[
         str | None, typer.Option("--model", help="Default: the model that is served.")

@@ -14,6 +14,8 @@ from bros.cli.errors import InputError
 from bros.cli.render import print_json, printable
 from bros.cli.target import Target
 
+CONVERSATION_TEMPERATURE = 0.2  # small models ramble at more; scripts get 0, the same each time
+
 
 @dataclass(frozen=True)
 class ChatOptions:
@@ -21,7 +23,7 @@ class ChatOptions:
 
     model: str | None
     system: str | None
-    temperature: float
+    temperature: float | None
     max_tokens: int | None
 
 
@@ -34,11 +36,13 @@ def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) 
 
         with target.connect() as client:
             stats = client.status()
-            converse(client, stats, conversation(stats, target, options), user_dir())
+            chosen = conversation(stats, target, options, CONVERSATION_TEMPERATURE)
+            converse(client, stats, chosen, user_dir())
         return
     question = read_question(once)
     with target.connect() as client:
-        _answer_once(client, conversation(client.status(), target, options), question, json)
+        chosen = conversation(client.status(), target, options, temperature=0.0)
+        _answer_once(client, chosen, question, json)
 
 
 def read_question(once: str | None) -> str:
@@ -49,9 +53,12 @@ def read_question(once: str | None) -> str:
     return question.strip() if once is None else question
 
 
-def conversation(stats: Stats | None, target: Target, options: ChatOptions) -> Conversation:
-    """An empty conversation with the model that is served."""
-    params: dict[str, float | int] = {"temperature": options.temperature}
+def conversation(
+    stats: Stats | None, target: Target, options: ChatOptions, temperature: float
+) -> Conversation:
+    """An empty conversation with the model that is served; `temperature` if none was chosen."""
+    chosen = temperature if options.temperature is None else options.temperature
+    params: dict[str, float | int] = {"temperature": chosen}
     if options.max_tokens is not None:
         params["max_tokens"] = options.max_tokens
     return Conversation(options.model or target.model(stats), options.system, dict(params))

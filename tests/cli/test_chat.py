@@ -24,7 +24,7 @@ def body(ask: wire.Ask) -> dict[str, Any]:
 
 
 def test_once(tokenizer: Any, bros: Bros) -> None:
-    done = bros("chat", "--once", "capital of France?", "--temperature", "0", "--max-tokens", "9")
+    done = bros("chat", "--once", "capital of France?", "--max-tokens", "9")
     assert (done.returncode, done.stdout) == (0, ANSWER)
     assert re.search(TIMINGS, done.stderr)
     ask = tokenizer.wait_for(wire.Ask)

@@ -39,6 +39,9 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 install-service:
+	@case "$$($(PYTHON) -c 'import sys; print(sys.base_prefix)')" in /home/*|/root/*) \
+		echo "error: the service cannot see $(PYTHON), which is in somebody's home:" \
+			"choose another, as PYTHON=/usr/bin/python3" >&2; exit 1;; esac
 	$(PYTHON) -m venv $(DESTDIR)$(PREFIX)
 	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet $(TORCH)
 	$(DESTDIR)$(PREFIX)/bin/python -m pip install --quiet .

@@ -1,10 +1,11 @@
 """How long an iteration takes: predicted from what is in it, learnt from those that have run.
 
-    T = c0 + c1 * decode tokens + c2 * prefill tokens + c3 * context read
-           + c4 * sum(chunk * (past + chunk / 2)) + c5 * copied blocks
+    T = s * (c0 + c1 * decode tokens + c2 * prefill tokens + c3 * context read
+             + c4 * sum(chunk * (past + chunk / 2)) + c5 * copied blocks)
 
 Weighted non-negative least squares over the past, which fades: weights are 1 / T**2, so that
-relative errors count, and old iterations lose half their weight in a few hundred new ones.
+relative errors count, and old iterations lose half their weight in a few hundred new ones. `s`, the
+slowness, follows the last ten or so: what else a host does comes and goes within seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ FADING = 0.997
 REFIT_EVERY = 8  # iterations
 SWEEPS = 20  # of coordinate descent; it starts from the last solution
 WINDOW = 200  # residuals that the margin and the reported error are taken from
+FOLLOWING = 0.1  # of a surprise, the logarithm of measured over predicted, goes into the slowness
+SURPRISE = 0.3  # the most that counts as one: a single hiccup says little
 PRIOR_WEIGHT = 0.1  # of the guess, in iterations: real ones outweigh it at once
 # Seconds; the guess of a small model on two cores, until the profile is in.
 GUESS = (0.02, 1e-3, 1e-3, 5e-6, 5e-9, 2e-4)
@@ -58,6 +61,7 @@ class CostModel:
         scale = PRIOR_WEIGHT / np.square(self._cost)
         self._gram = np.diag(scale / 1e4)
         self._target = self._gram @ self._cost
+        self._slowness = 1.0
         self._since_fit = 0
         self._errors: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # predicted, measured
         self.margin_s = 0.0
@@ -65,12 +69,12 @@ class CostModel:
 
     def predict(self, load: Load) -> float:
         """Seconds that an iteration with this load takes."""
-        return float(self._cost[0] + self._cost[1:] @ load.features)
+        return self._slowness * float(self._cost[0] + self._cost[1:] @ load.features)
 
     @property
     def base_s(self) -> float:
         """Seconds of an iteration with nothing in it."""
-        return float(self._cost[0])
+        return self._coefficients[0]
 
     def chunk_s(self, start: int, count: int) -> float:
         """Seconds that `count` more tokens after `start` known ones add to an iteration."""
@@ -93,18 +97,23 @@ class CostModel:
     @property
     def _coefficients(self) -> tuple[float, ...]:
         if self._cached is None:
-            self._cached = tuple(self._cost.tolist())
+            self._cached = tuple((self._slowness * self._cost).tolist())
         return self._cached
 
     _cached: tuple[float, ...] | None = None
 
     def observe(self, load: Load, seconds: float) -> None:
         """An iteration with this load took so long."""
-        self._errors.append((self.predict(load), seconds))
+        predicted = self.predict(load)
+        self._errors.append((predicted, seconds))
+        surprise = math.log(max(seconds, 1e-6) / max(predicted, 1e-6))
+        self._slowness *= math.exp(FOLLOWING * min(SURPRISE, max(-SURPRISE, surprise)))
+        self._cached = None
         self.learn(load, seconds)
 
     def learn(self, load: Load, seconds: float) -> None:
         """The same, of an iteration that was not predicted for anybody, as of a profile."""
+        seconds /= self._slowness
         features = np.array((1.0, *load.features))
         weight = 1 / max(seconds, 1e-6) ** 2
         self._gram = FADING * self._gram + weight * np.outer(features, features)

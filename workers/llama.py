@@ -147,7 +147,7 @@ class _PanelLayer:
         width = PANEL * len(self._gate_up[0])
         x, both = now.buffer("x", PANEL * len(self._o[0])), now.buffer("gate_up", width)
         after_attention(
-            now.bits(attended).reshape(len(attended), -1),
+            now.bits(attended).reshape(len(now.stream), -1),
             now.stream,
             self._norms[1],
             now.eps,

@@ -49,6 +49,19 @@ def test_it_learns_what_iterations_take() -> None:
         assert cost.predict(load) == pytest.approx(truth_s(load), rel=0.02)
 
 
+def test_it_follows_a_host_that_others_slow_down() -> None:
+    cost, rng = trained(noise=0.0)
+    for slowness in (1.6, 1.0):
+        for _ in range(30):
+            load = some_load(rng)
+            cost.observe(load, slowness * truth_s(load))
+        load = some_load(rng)
+        assert cost.predict(load) == pytest.approx(slowness * truth_s(load), rel=0.1)
+        one = Load()
+        one.add(700, 90)
+        assert cost.base_s + cost.chunk_s(700, 90) == pytest.approx(cost.predict(one))
+
+
 def test_it_reports_its_own_error() -> None:
     mean, p95 = trained(noise=0.1)[0].relative_errors
     assert 0.05 < mean < 0.12

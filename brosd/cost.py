@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from operator import mul
 
 import numpy as np
 
@@ -69,7 +70,9 @@ class CostModel:
 
     def predict(self, load: Load) -> float:
         """Seconds that an iteration with this load takes."""
-        return self._slowness * float(self._cost[0] + self._cost[1:] @ load.features)
+        base_s, *each_s = self._coefficients
+        seconds: float = sum(map(mul, each_s, load.features), base_s)
+        return seconds
 
     @property
     def base_s(self) -> float:

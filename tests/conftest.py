@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from bros.workers.version import compiled_folder
 from harness import MODEL, MakeServer, Server
+
+_USER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+CACHE = Path(os.environ.get("BROS_TEST_CACHE", _USER / "bros"))
+
+# Kernels that the tests compile serve their servers as well. Numba reads it when it is imported.
+os.environ["NUMBA_CACHE_DIR"] = str(compiled_folder(CACHE))
 
 # A shell's background job starts with Ctrl-C ignored, and so would every process of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,8 +34,7 @@ if not torch.cuda.is_available():
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
     """Where models and compiled kernels are kept between runs."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bros"
-    return Path(os.environ.get("BROS_TEST_CACHE", default))
+    return CACHE
 
 
 @pytest.fixture(scope="session")

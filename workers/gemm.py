@@ -30,10 +30,13 @@ def fits(weight: torch.Tensor) -> bool:
 
 
 def to_panels(weight: torch.Tensor) -> np.ndarray:
-    """Weights (outputs, inputs), bfloat16 as bits or int8: (panels, pairs of inputs, PANEL, 2)."""
+    """Weights (outputs, inputs), bfloat16 as bits or int8: (panels, pairs of inputs, PANEL, 2).
+
+    The order within a pair of inputs is the code's.
+    """
     outputs, inputs = weight.shape
     panels = weight.view(outputs // PANEL, PANEL, inputs // 2, 2).transpose(1, 2)
-    return bits_of(panels.contiguous())
+    return bits_of(BEST_CODE.arranged(panels.contiguous()).contiguous())
 
 
 def multiply(

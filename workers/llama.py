@@ -176,6 +176,27 @@ def _make_layer(layer: Any, kind: Kind) -> _Layer | _PanelLayer:
     return _PanelLayer(made) if fused else made
 
 
+class _Angles:
+    """The rotary embedding of positions, from a table that grows with the longest sequence."""
+
+    def __init__(self, rotary: Any) -> None:
+        self._rotary = rotary
+        self._cos = self._sin = np.empty((0, 0), np.float32)  # (positions, half a head)
+
+    def of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosines and sines (tokens, half a head), float32."""
+        size = int(positions.max()) + 1
+        if size > len(self._cos):
+            self._cos, self._sin = self._table(max(size, 2 * len(self._cos)))
+        return self._cos[positions], self._sin[positions]
+
+    def _table(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        both = self._rotary(torch.empty(0, dtype=torch.float32), torch.arange(size)[None])
+        half = both[0].shape[-1] // 2  # both halves of a head turn alike
+        cos, sin = (angles[0, :, :half].contiguous().numpy() for angles in both)
+        return cos, sin
+
+
 class LlamaForward:
     """Takes the weights out of a transformers model, which is not to be used after that."""
 
@@ -183,7 +204,7 @@ class LlamaForward:
         kind: Kind = "int8" if quantize == "int8" else best_kind(model)
         inner, config = model.model, model.config
         self._embedding: torch.Tensor = inner.embed_tokens.weight.detach()
-        self._rotary = inner.rotary_emb
+        self._angles = _Angles(inner.rotary_emb)
         self._final_norm = bits_of(inner.norm.weight.detach())
         self._eps = np.float32(config.rms_norm_eps)
         self._heads: int = config.num_attention_heads
@@ -212,9 +233,7 @@ class LlamaForward:
         return logits
 
     def _begin(self, x: torch.Tensor, positions: torch.Tensor) -> _Iteration:
-        both = self._rotary(torch.empty(0, dtype=torch.float32), positions[None])
-        half = both[0].shape[-1] // 2  # both halves of a head turn alike
-        cos, sin = (angles[0, :, :half].contiguous().numpy() for angles in both)
+        cos, sin = self._angles.of(positions.numpy())
         return _Iteration(
             stream=np.zeros(x.shape, np.float32),
             normed=torch.empty_like(x),

@@ -3,7 +3,8 @@
 Weights are bfloat16 or int8, in panels of `PANEL` outputs, pair after pair of inputs. All sums of a
 tile of up to `TILE` tokens stay in registers, while the next panel is fetched. Where the CPU has
 AVX-512's dot product of bfloat16 pairs, int8 is made bfloat16 on its way into a register, which is
-exact; elsewhere both are made float32, and multiplied and added as such.
+exact, and fastest by looking it up; elsewhere both are made float32, and multiplied and added as
+such.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
+import torch
 from llvmlite import ir
 from numba.core import cgutils
 
@@ -23,6 +26,11 @@ _FEATURES = llvm.get_host_cpu_features()
 def has_dot_product() -> bool:
     """Whether this CPU has the instruction, `vdpbf16ps`."""
     return bool(_FEATURES.get("avx512bf16", False))
+
+
+def has_lookup() -> bool:
+    """Whether it finds 64 bytes at once in a table of 128, with `vpermi2b`."""
+    return bool(_FEATURES.get("avx512vbmi", False))
 
 
 def has_matrix_unit() -> bool:
@@ -54,6 +62,7 @@ class _Bfloat16(ir.Type):  # type: ignore[misc]
 
 
 PAIRS = ir.VectorType(_Bfloat16(), 2 * LANES)
+BYTES = ir.VectorType(BYTE, 64)  # as many as AVX-512 has in a register
 
 
 class PanelCode:
@@ -68,6 +77,11 @@ class PanelCode:
         self._scale = scale
         self._is_int8 = weights.type.pointee is BYTE
 
+    @staticmethod
+    def arranged(panels: torch.Tensor) -> torch.Tensor:
+        """Weights (panels, pairs of inputs, PANEL, 2) with each pair's as this code reads them."""
+        return panels
+
     def dot(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> None:
         """One row of `inputs` for each of `outputs`, all times the panel."""
         builder = self._builder
@@ -76,7 +90,7 @@ class PanelCode:
         for place in places:
             builder.store(ir.Constant(FLOATS, [0.0] * LANES), sums[place])
         with cgutils.for_range(builder, self._pairs) as loop:
-            weights = [self._weights_of(self._at(loop.index, half)) for half in range(HALVES)]
+            weights = self._halves_of(loop.index)
             for row, values in enumerate(inputs):
                 both = self._inputs_of(builder.load(builder.gep(values, [loop.index])))
                 for half in range(HALVES):
@@ -88,8 +102,12 @@ class PanelCode:
             target = builder.gep(outputs[row], [INDEX(half * LANES)])
             self._store(builder.load(sums[row, half]), half, target)
 
+    def _halves_of(self, pair: ir.Value) -> list[Any]:
+        """A pair of inputs' weights, as `_dot` wants them: of each half of the outputs."""
+        return [self._weights_of(self._at(pair, half)) for half in range(HALVES)]
+
     def _weights_of(self, at: ir.Value) -> Any:
-        """A pair of inputs' weights for half the outputs, as `_dot` wants them."""
+        """Those of one half."""
         raise NotImplementedError
 
     def _inputs_of(self, pair: ir.Value) -> Any:
@@ -170,6 +188,53 @@ class DotProductCode(PanelCode):
         return self._call("x86.avx512bf16.dpbf16ps.512", FLOATS, total, a, b)
 
 
+class LookupCode(DotProductCode):
+    """The same with `vpermi2b`, which makes int8 bfloat16 in half the instructions.
+
+    A weight is kept as its sign and its magnitude; the two bytes of the magnitude are looked up,
+    and the sign goes into the upper one.
+    """
+
+    @staticmethod
+    def arranged(panels: torch.Tensor) -> torch.Tensor:
+        """Bytes unpack in groups of 16, of which the first eight are of the first half."""
+        if panels.dtype is not torch.int8:
+            return panels
+        signed = panels.abs() | (panels & -128)
+        groups = signed.view(*panels.shape[:2], HALVES, -1, 8).transpose(2, 3)
+        return groups.reshape(panels.shape)
+
+    def _halves_of(self, pair: ir.Value) -> list[ir.Value]:
+        if not self._is_int8:
+            return super()._halves_of(pair)
+        builder = self._builder
+        weights = self._load(self._at(pair, 0), BYTES, 1)
+        low, high = (
+            self._call("x86.avx512.vpermi2var.qi.512", BYTES, table[0], weights, table[1])
+            for table in _magnitudes()
+        )
+        sign = builder.and_(weights, ir.Constant(BYTES, [0x80] * BYTES.count))
+        high = builder.or_(high, sign)
+        orders = [
+            [at for i in range(BYTES.count) if i // 8 % 2 == half for at in (i, BYTES.count + i)]
+            for half in range(HALVES)
+        ]
+        kind = ir.VectorType(WORD, BYTES.count)
+        return [
+            builder.bitcast(builder.shuffle_vector(low, high, ir.Constant(kind, order)), PAIRS)
+            for order in orders
+        ]
+
+
+def _magnitudes() -> list[tuple[ir.Value, ir.Value]]:
+    """The lower and the upper bytes of 0 to 127 in bfloat16, in two registers each."""
+    bits = np.arange(128, dtype=np.float32).view(np.uint32) >> 16
+    return [
+        (ir.Constant(BYTES, part[:64].tolist()), ir.Constant(BYTES, part[64:].tolist()))
+        for part in (bits & 0xFF, bits >> 8)
+    ]
+
+
 class MultiplyAddCode(PanelCode):
     """With what every CPU has: float32, one product and one sum."""
 
@@ -204,4 +269,10 @@ def _constant(number: int) -> ir.Value:
     return ir.Constant(WORDS, [number] * LANES)
 
 
-BEST_CODE: type[PanelCode] = DotProductCode if has_dot_product() else MultiplyAddCode
+def _best_code() -> type[PanelCode]:
+    if not has_dot_product():
+        return MultiplyAddCode
+    return LookupCode if has_lookup() else DotProductCode
+
+
+BEST_CODE = _best_code()

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
-from bros.workers.attention.numba_paged import SEGMENT, NumbaAttention
+from bros.workers.attention.numba_paged import NumbaAttention
+from bros.workers.attention.tasks import SEGMENT
 from bros.workers.attention.torch_reference import TorchAttention
 
 NUM_BLOCKS, KV_HEADS, GROUP, HEAD_DIM = 40, 2, 3, 32

@@ -67,6 +67,23 @@ def test_int8_is_close(num_tokens: int) -> None:
     assert error < 0.02
 
 
+@pytest.mark.parametrize("num_tokens", [1, 12, 40])
+@torch.inference_mode()
+def test_int8_loses_nothing_but_in_rounding_weights(num_tokens: int) -> None:
+    """All 255 numbers are read as they are: sums are those of the same numbers in bfloat16."""
+    torch.manual_seed(4)
+    whole = torch.randint(-127, 128, (160, 96))
+    whole[:, 0] = 127  # with which the scale of each output is 1
+    linear = torch.nn.Linear(96, 160, bias=False, dtype=torch.bfloat16)
+    linear.weight.copy_(whole)
+    small, wide = make_linear(linear, "int8"), make_linear(linear, "panels")
+    assert isinstance(small, PanelLinear)
+    assert isinstance(wide, PanelLinear)
+    assert len(whole.unique()) == 255
+    x = torch.randn(num_tokens, 96, dtype=torch.bfloat16)
+    assert torch.equal(small.logits(x), wide.logits(x))
+
+
 @torch.inference_mode()
 def test_logits_are_not_rounded() -> None:
     linear = torch.nn.Linear(96, 160, bias=False, dtype=torch.bfloat16)

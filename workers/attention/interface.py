@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -27,17 +28,17 @@ class AttentionBatch:
     reverse: npt.NDArray[np.bool_]  # (rows,)
     block_size: int
 
-    @property
+    @cached_property
     def offsets(self) -> Int32:
         """First query of each row, and the number of queries: (rows + 1,)."""
         return np.concatenate(([0], np.cumsum(self.counts))).astype(np.int32)
 
-    @property
+    @cached_property
     def row_of_query(self) -> Int32:
         """(queries,)"""
         return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
 
-    @property
+    @cached_property
     def positions(self) -> Int32:
         """Position of each query in its sequence: (queries,)."""
         within = np.arange(int(self.counts.sum()), dtype=np.int32)

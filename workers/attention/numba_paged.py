@@ -1,12 +1,11 @@
 """Attention on CPU: a Numba kernel that reads the paged pool in place, in bfloat16 or float32.
 
-One kernel for decodes and prompt chunks of both classes. Work is cut into tasks: a tile of up to
-`TILE` queries of one row meets a segment of up to `SEGMENT` of the row's tokens; if tasks are few,
-each KV head is one of its own. A task walks over its blocks once, with an online softmax
-(`block_step`), while a block is in the cache. A decode's new key and value are stored on the way,
-those of prompts before all else. Segments of a tile are merged at the end. They are
-the same whatever the threads and the other rows, and so are the results, to the bit. bfloat16 is
-read as uint16.
+One kernel for decodes and prompt chunks of both classes. Work is cut into `tasks`, a tile of
+queries and a segment of their row's tokens each; if they are few, each KV head is one of its own. A
+task walks over its blocks once, with an online softmax (`block_step`), while a block is in the
+cache. A decode's new key and value are stored on the way, those of prompts before all else.
+Segments of a tile are merged at the end. Tasks are the same whatever the threads and the other
+rows, and so are the results, to the bit. bfloat16 is read as uint16.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ from numba import get_num_threads, njit, prange
 
 from bros.workers.attention.block_step import LOWEST, block_step, prefetch
 from bros.workers.attention.interface import AttentionBatch, KvPool
+from bros.workers.attention.tasks import TILE, cut, dealt
 from bros.workers.bits import bits_of, exp, load, narrow
 
-TILE = 8
-SEGMENT = 512  # tokens
 TASKS_PER_THREAD = 2  # from which on threads get all KV heads of a tile, not single ones
 FEW = 16  # new tokens that one thread stores faster than several
 
@@ -134,7 +132,7 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
         keys: Any,  # (blocks, kv_heads, D, B)
         values: Any,  # (blocks, kv_heads, B, D)
         tables: Any,  # (rows, blocks)
-        tasks: Any,  # (tasks, 8), see `tasks_of`
+        tasks: Any,  # (tasks, 8), see `tasks.cut`
         shares: Any,  # into how many the KV heads of a task are dealt
         scale: Any,
         parts: Any,  # sums, peaks and totals of segments to be merged, (parts, numbers) each
@@ -214,18 +212,20 @@ class NumbaAttention:
         self._keys = [bits_of(keys) for keys in pool.keys]
         self._values = [bits_of(values) for values in pool.values]
         self._parts: tuple[np.ndarray, ...] = (np.empty((0, 0), np.float32),)
+        self._places = np.empty((2, 0), np.int32)  # blocks and slots of prompts' tokens
         self._bound: _Bound | None = None
 
     def begin(self, batch: AttentionBatch) -> None:
         self._bound = None
         self._tables = np.ascontiguousarray(batch.tables)
-        tasks, self._merges = tasks_of(batch)
+        tasks, self._merges = cut(batch)
         self._num_parts = int(self._merges[:, 3].sum())
         self._tasks = dealt(tasks, get_num_threads())
         self._crowded = len(tasks) >= TASKS_PER_THREAD * get_num_threads()
         rows = batch.row_of_query
         self._prompts = np.flatnonzero(batch.counts[rows] > 1)  # tokens that are not decodes
-        self._places = np.stack(batch.places(batch.positions, rows))[:, self._prompts]
+        if len(self._prompts):
+            self._places = np.stack(batch.places(batch.positions, rows))[:, self._prompts]
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
@@ -274,60 +274,3 @@ class NumbaAttention:
             widths = (num_queries * head_dim, num_queries, num_queries)
             self._parts = tuple(np.empty((self._num_parts, w), np.float32) for w in widths)
         return self._parts
-
-
-def tasks_of(batch: AttentionBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Cut rows into tiles, and those into tasks.
-
-    Returns tasks (tasks, 8): row, first query, number, its position, reversed, first block, end of
-    the blocks, and where its results wait to be merged, or -1; and merges (tiles with several
-    tasks, 4): first query, number, first of its tasks' results, their number.
-    """
-    tiles_per_row = -(-batch.counts // TILE)
-    row = np.repeat(np.arange(len(batch.counts)), tiles_per_row)
-    at = _within(tiles_per_row) * TILE  # queries of the row in earlier tiles
-    count = np.minimum(TILE, batch.counts[row] - at)
-    first, position = batch.offsets[row] + at, batch.starts[row] + at
-    blocks = -(-(position + count) // batch.block_size)
-    step = max(1, SEGMENT // batch.block_size)
-    segments = -(-blocks // step)
-    tile = np.repeat(np.arange(len(row)), segments)
-    begin = _within(segments) * step
-    several = segments > 1
-    part = np.where(several[tile], np.cumsum(several[tile]) - 1, -1)
-    columns = (
-        row[tile],
-        first[tile],
-        count[tile],
-        position[tile],
-        batch.reverse[row[tile]],
-        begin,
-        np.minimum(begin + step, blocks[tile]),
-        part,
-    )
-    parts = segments[several]
-    merges = (first[several], count[several], np.cumsum(parts) - parts, parts)
-    return (
-        np.stack(columns, axis=1).astype(np.int32),
-        np.stack(merges, axis=1).astype(np.int32),
-    )
-
-
-def _within(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... up to each of `counts`, one after the other."""
-    ends = np.cumsum(counts)
-    within: np.ndarray = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
-    return within
-
-
-def dealt(tasks: np.ndarray, num_threads: int) -> np.ndarray:
-    """The tasks in an order in which equal shares of it, one for each thread, take equally long.
-
-    Longest first, dealt out like cards, back and forth.
-    """
-    if len(tasks) <= num_threads:
-        return tasks
-    order = np.argsort(-tasks[:, 2] * (tasks[:, 6] - tasks[:, 5]), kind="stable")
-    turns = np.arange(len(tasks)) % (2 * num_threads)
-    hands = np.minimum(turns, 2 * num_threads - 1 - turns)
-    return tasks[order[np.argsort(hands, kind="stable")]]

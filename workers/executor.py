@@ -35,6 +35,7 @@ DTYPES = {
 }
 ATTENTION_NAME = "bros_paged"
 LONG = 1000  # tokens of a row that threads share
+GREEDY = Sampling(temperature=0.0)
 
 
 @dataclass
@@ -155,9 +156,14 @@ class Executor:
         self._max_len = geometry.max_len
 
     def warm_up(self) -> None:
-        """Compile all variants of the kernels: for many tokens, for few, for one, for long rows."""
+        """Compile all variants of the kernels: for many tokens, for few, for one, for long rows.
+
+        And those of all ways to draw.
+        """
         for starts, counts in self.warm_up_shapes:
-            self.rehearse(starts, counts)
+            logits = self._rehearse(starts, counts)
+            for sampling in (GREEDY, Sampling(), Sampling(top_p=0.5)):
+                _draw_like(logits, sampling)
 
     @property
     def warm_up_shapes(self) -> list[tuple[list[int], list[int]]]:
@@ -170,6 +176,9 @@ class Executor:
 
         Only while no row is known: it writes all over the pool.
         """
+        _draw_like(self._rehearse(starts, counts), GREEDY)
+
+    def _rehearse(self, starts: list[int], counts: list[int]) -> torch.Tensor:
         begin, count = np.array(starts, np.int32), np.array(counts, np.int32)
         width = self._blocks_for(int((begin + count).max()))
         tables = np.arange(len(starts) * width, dtype=np.int32).reshape(len(starts), width)
@@ -182,8 +191,7 @@ class Executor:
         )
         ids = np.zeros(int(count.sum()), np.int32)
         last = batch.offsets[1:] - 1
-        logits = self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
-        draw_all(logits, [Draw(Sampling(temperature=0.0), ids[:1], 1)] * len(logits))
+        return self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
 
     def copy(self, plan: StepPlan) -> None:
         """Make the plan's checkpoint copies: before `step`, which overwrites what they save."""
@@ -273,6 +281,11 @@ class Executor:
             torch.from_numpy(last).long(),
             self._attention,
         )
+
+
+def _draw_like(logits: torch.Tensor, sampling: Sampling) -> None:
+    """Draw for rows that are made up."""
+    draw_all(logits, [Draw(sampling, np.zeros(1, np.int32), 1)] * len(logits))
 
 
 def make_attention(name: str, pool: KvPool) -> Attention:

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from bros.workers.bits import bits_of, load
+from bros.workers.bits import bits_of, load, order
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(parallel=True, cache=True)
 def _likeliest(logits: Any, out: Any) -> None:
     for row in prange(len(logits)):
-        highest = load(logits[row, 0])
+        highest = order(load(logits[row, 0]))
         for token in range(logits.shape[1]):
-            highest = max(highest, load(logits[row, token]))
+            highest = max(highest, order(load(logits[row, token])))
         token = 0
-        while token < logits.shape[1] - 1 and load(logits[row, token]) != highest:
+        while order(load(logits[row, token])) != highest:
             token += 1
         out[row] = token
 

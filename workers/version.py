@@ -15,8 +15,7 @@ UNUSED_S = 30 * 86400.0
 @cache
 def kernels_version() -> str:
     """Names their sources: Numba itself looks at one file of several."""
-    folder = Path(__file__).parent
-    sources = [*sorted(folder.glob("*.py")), *sorted(folder.glob("attention/*.py"))]
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     return digest.hexdigest()[:16]
 

@@ -24,6 +24,8 @@ PROMPT = 1024  # tokens
 REPEATS = 12
 PREFILL = "prefill tokens/s"
 SINGLE_INT8 = f"decode ms, batch 1, context {CONTEXTS[0]}, int8"
+GREEDY = Sampling(temperature=0.0)
+DRAWN = {"temperature 1": Sampling(), "top-p 0.9": Sampling(top_p=0.9)}
 
 
 def make_executor(folder: Path, config: Config, device: str) -> Executor:
@@ -52,7 +54,14 @@ class Bench:
             self._table.blocks[row, :width] = range(row * width, (row + 1) * width)
         self._rng = random.Random(1)
 
-    def step(self, rows: list[int], start: int, count: int, fresh: int = 0) -> float:
+    def step(
+        self,
+        rows: list[int],
+        start: int,
+        count: int,
+        fresh: int = 0,
+        sampling: Sampling = GREEDY,
+    ) -> float:
         """Seconds of one iteration; `fresh` prompts of that many tokens open the rows."""
 
         def prompt() -> bytes:
@@ -63,7 +72,7 @@ class Bench:
             rows=pack_ids(rows),
             starts=pack_ids([start] * len(rows)),
             counts=pack_ids([count] * len(rows)),
-            fresh=[Fresh(r, prompt(), fresh, Sampling(temperature=0.0)) for r in rows if fresh],
+            fresh=[Fresh(r, prompt(), fresh, sampling) for r in rows if fresh],
         )
         began_s = time.perf_counter()
         self.executor.step(plan)
@@ -77,10 +86,10 @@ class Bench:
             for at in range(0, length, CHUNK)
         )
 
-    def decode_s(self, num_rows: int, context: int) -> float:
+    def decode_s(self, num_rows: int, context: int, sampling: Sampling = GREEDY) -> float:
         """Median of some iterations after prompts that are made up: only their length counts."""
         rows = list(range(num_rows))
-        self.step(rows, 0, 1, fresh=context + 1)
+        self.step(rows, 0, 1, fresh=context + 1, sampling=sampling)
         return median(self.step(rows, context + i, 1) for i in range(REPEATS))
 
     def mix_s(self, num_rows: int, num_input: int, num_output: int) -> float:
@@ -117,6 +126,8 @@ def measure(bench: Bench) -> dict[str, float]:
         for context in CONTEXTS
         for batch in BATCHES
     }
+    for name, sampling in DRAWN.items():
+        figures[f"{_decode(32, 128)}, {name}"] = 1000 * bench.decode_s(32, 128, sampling)
     figures[PREFILL] = PROMPT / min(bench.prefill_s(1, PROMPT) for _ in range(3))
     for rows, num_input, num_output in MIXES:
         seconds = bench.mix_s(rows, num_input, num_output)

@@ -154,8 +154,11 @@ def test_nothing_is_compiled_after_the_warm_up(
     executor: Executor, runner: RowRunner, prompts: list[list[int]]
 ) -> None:
     executor.warm_up()
+    drawn = (Klass.RT, Sampling()), (Klass.BE, Sampling(top_p=0.9))
     rows = [runner.open(klass, prompt) for klass, prompt in zip(Klass, prompts[3:5], strict=True)]
+    rows += [runner.open(klass, prompts[0], sampling) for klass, sampling in drawn]
     with install_recorder("numba:compile") as compiled:
-        for counts in ((17, 0), (1, 9), (0, 20), (1, 2), (1, 1), (1, 0), (0, 1)):
-            runner.step([(row, count) for row, count in zip(rows, counts, strict=True) if count])
+        runner.step([(row, runner.pending(row)) for row in rows[2:]])
+        for counts in ((17, 0), (1, 9), (0, 20), (1, 2), (1, 1), (1, 0), (0, 1), (0, 0, 1, 1)):
+            runner.step([(row, count) for row, count in zip(rows, counts, strict=False) if count])
     assert not compiled.buffer

@@ -9,14 +9,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.brosd.wire import Sampling
+from bros.workers.draw import cpu, device
+from bros.workers.draw.noise import gumbel, key_of
+from bros.workers.draw.odds import Odds
 from bros.workers.likeliest import likeliest
-from bros.workers.sampler import Draw, candidates, choose, draw_all, gumbel, sample
+from bros.workers.sampler import Draw, choose, draw_all, sample
 
 KNOWN = np.array([3, 1, 4, 1], dtype=np.int32)
 
 
 def draw(sampling: Sampling, tokens: np.ndarray = KNOWN, num_prompt: int = 2) -> Draw:
     return Draw(sampling, tokens, num_prompt)
+
+
+def noise(seed: int, position: int, size: int) -> torch.Tensor:
+    """Of the ids below `size`."""
+    keys = torch.tensor([key_of(seed, position)], dtype=torch.int32)
+    return gumbel(keys, torch.arange(size, dtype=torch.int32)[None])[0]
+
+
+CPU = torch.device("cpu")
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.floats(0.1, 2.0),
+    top_k=st.integers(0, 60),
+    top_p=st.floats(0.01, 1.0),
+    min_p=st.floats(0.0, 1.0),
+    seed=st.integers(0, 2**63),
+)
+
+
+def kept_ids(logits: torch.Tensor, sampling: Sampling, size: int) -> list[int] | None:
+    """Candidates of a row (vocabulary,), likeliest first; None if `size` of them are too few."""
+    found = device.candidates(logits[None], Odds.of([sampling], [0], CPU), size)
+    ids: list[int] = found.ids[found.kept].tolist()
+    return ids if found.complete else None
 
 
 def make_logits(rows: int, vocabulary: int = 50, seed: int = 0) -> torch.Tensor:
@@ -41,14 +68,39 @@ def test_draws_have_the_probabilities_of_the_logits() -> None:
 
 
 def test_noise_is_gumbels_over_a_whole_vocabulary_and_over_positions() -> None:
-    for noise in (
-        gumbel(5, 17, 200_000),
-        torch.stack([gumbel(5, position, 8)[3] for position in range(4_000)]),
+    for found in (
+        noise(5, 17, 200_000),
+        torch.stack([noise(5, position, 8)[3] for position in range(4_000)]),
     ):
-        uniform = (-(-noise).exp()).exp().sort().values
-        steps = (torch.arange(len(noise)) + 0.5) / len(noise)
-        assert (uniform - steps).abs().max() < 2 / len(noise) ** 0.5  # Kolmogorov-Smirnov
-        assert noise.isfinite().all()
+        uniform = (-(-found).exp()).exp().sort().values
+        steps = (torch.arange(len(found)) + 0.5) / len(found)
+        assert (uniform - steps).abs().max() < 2 / len(found) ** 0.5  # Kolmogorov-Smirnov
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("vocabulary", [1, 100, 5000])
+def test_a_wide_race_is_the_same_on_cpus_and_devices(vocabulary: int) -> None:
+    rows = 64
+    logits = make_logits(rows, vocabulary)
+    logits[:, 1::3] = -torch.inf  # what a grammar forbids
+    samplings = [Sampling(temperature=0.01 + seed / 40, seed=seed) for seed in range(rows)]
+    odds = Odds.of(samplings, range(rows), CPU)
+    assert cpu.race(logits, odds).equal(device.race(logits, odds))
+
+
+@given(
+    samplings=st.lists(SAMPLINGS, min_size=1, max_size=5),
+    vocabulary=st.sampled_from([1, 50, 3000]),
+    steepness=st.sampled_from([0.01, 1.0, 9.0]),
+)
+@settings(deadline=None, max_examples=200)
+def test_a_narrow_race_is_the_same_on_cpus_and_devices(
+    samplings: list[Sampling], vocabulary: int, steepness: float
+) -> None:
+    logits = make_logits(len(samplings), vocabulary) * steepness
+    logits[:, 1::3] = -torch.inf
+    odds = Odds.of(samplings, range(len(samplings)), CPU)
+    assert cpu.race(logits, odds).equal(device.race(logits, odds))
 
 
 @pytest.mark.parametrize(
@@ -72,18 +124,13 @@ def test_position_and_seed_both_matter() -> None:
     assert len(by_position) > 10
 
 
-@given(
-    top_k=st.integers(0, 60),
-    top_p=st.floats(0.01, 1.0),
-    min_p=st.floats(0.0, 1.0),
-    seed=st.integers(0, 100),
-)
+@given(sampling=SAMPLINGS)
 @settings(deadline=None, max_examples=200)
-def test_candidates_are_what_the_definitions_say(
-    top_k: int, top_p: float, min_p: float, seed: int
-) -> None:
-    scaled = make_logits(1, seed=seed)[0]
-    _, order = candidates(scaled, Sampling(top_k=top_k, top_p=top_p, min_p=min_p))
+def test_candidates_are_what_the_definitions_say(sampling: Sampling) -> None:
+    logits = make_logits(1, seed=sampling.seed % 100)[0]
+    top_k, top_p, min_p = sampling.top_k, sampling.top_p, sampling.min_p
+    found = kept_ids(logits, sampling, 50)
+    scaled = logits / sampling.temperature
     ranked = sorted(range(50), key=lambda i: -scaled[i])[: top_k or 50]
     p = scaled[ranked].double().softmax(0)
     wanted, before = [], 0.0
@@ -94,12 +141,19 @@ def test_candidates_are_what_the_definitions_say(
         if not wanted or (before < top_p and probability >= min_p * p[0]):
             wanted.append(token)
         before += probability
-    assert order.tolist() == wanted
+    assert found == wanted
 
 
 def test_a_flat_distribution_is_cut_beyond_the_shortlist() -> None:
-    _, order = candidates(torch.zeros(5000), Sampling(top_p=0.5))
-    assert 2450 < len(order) < 2550
+    flat = Sampling(top_p=0.5)
+    assert kept_ids(torch.zeros(5000), flat, 1024) is None
+    found = kept_ids(torch.zeros(5000), flat, 5000)
+    assert found is not None
+    assert 2450 < len(found) < 2550
+    drawn = {
+        int(sample(torch.zeros(1, 5000), [draw(Sampling(top_p=0.5, seed=s))])) for s in range(9)
+    }
+    assert len(drawn) == 9
 
 
 def test_penalties_follow_their_formulas() -> None:

@@ -1,0 +1,1 @@
+"""Draws of tokens: races between them, on CPUs and on devices."""

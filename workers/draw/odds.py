@@ -1,0 +1,56 @@
+"""What decides a draw, beside the logits: a row's parameters and its noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bros.brosd.wire import Sampling
+from bros.workers.draw.noise import key_of
+
+
+@dataclass(frozen=True)
+class Odds:
+    """Of rows that draw, one column each: (rows, 1), `keys` (rows, 2)."""
+
+    temperatures: torch.Tensor  # float32, above 0
+    top_k: torch.Tensor  # int32, 0: no limit
+    top_p: torch.Tensor  # float32, 1: no limit
+    min_p: torch.Tensor  # float32
+    keys: torch.Tensor  # int32, of the noise
+
+    @classmethod
+    def of(
+        cls, samplings: Sequence[Sampling], positions: Sequence[int], device: torch.device
+    ) -> Odds:
+        """Of rows whose next tokens are at `positions`."""
+        keys = [key_of(s.seed, at) for s, at in zip(samplings, positions, strict=True)]
+
+        def column(values: list[float]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+
+        return cls(
+            temperatures=column([s.temperature for s in samplings]),
+            top_k=torch.tensor([[s.top_k] for s in samplings], dtype=torch.int32, device=device),
+            top_p=column([s.top_p for s in samplings]),
+            min_p=column([s.min_p for s in samplings]),
+            keys=torch.tensor(keys, dtype=torch.int32, device=device),
+        )
+
+    @property
+    def is_narrow(self) -> torch.Tensor:
+        """(rows,): whether only some tokens may be drawn."""
+        narrow = (self.top_k > 0) | (self.top_p < 1) | (self.min_p > 0)
+        return narrow[:, 0]
+
+    def __getitem__(self, rows: Sequence[int]) -> Odds:
+        index = list(rows)
+        return Odds(
+            self.temperatures[index],
+            self.top_k[index],
+            self.top_p[index],
+            self.min_p[index],
+            self.keys[index],
+        )

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from bros.brosd.config import load
+from bros.brosd.wire import Sampling
 from bros.kv import CopyKind
+from bros.workers.sampler import Draw, draw_all
 from device_attention import ROWS, error_against_torch, run_family
 from tiny import FAMILIES, make_checkpoint
 
@@ -75,6 +77,24 @@ def test_copies_keep_every_byte() -> None:
     for found, wanted in zip((pool.keys, pool.values), before, strict=True):
         assert found[:, :blocks, 11:].equal(wanted[:, :, 11:])
         assert not found[:, :blocks, :11].any()
+
+
+def test_draws_are_those_of_the_cpu() -> None:
+    """Of all kinds side by side, one of which needs more than the shortlist."""
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0.0},
+        {},
+        {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
+        {"temperature": 2.0, "top_p": 0.95},
+        {"min_p": 0.02, "repetition_penalty": 1.3, "frequency_penalty": 0.5},
+    ]
+    draws = [
+        Draw(Sampling(seed=row, **kinds[row % len(kinds)]), np.arange(row + 1, dtype=np.int32), 1)
+        for row in range(60)
+    ]
+    logits = 3 * torch.randn(60, 50_000, generator=torch.Generator().manual_seed(3))
+    found = draw_all(logits.cuda(), draws)
+    assert found.tokens == draw_all(logits, draws).tokens
 
 
 def test_the_pool_takes_what_is_left(tmp_path: Path) -> None:

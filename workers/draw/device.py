@@ -14,10 +14,9 @@ SHORTLIST = 1024  # likeliest tokens that are tried before the whole vocabulary 
 
 def race(logits: torch.Tensor, odds: Odds) -> torch.Tensor:
     """Token ids (rows,), int64, drawn from `logits` (rows, vocabulary), float32."""
-    is_narrow = odds.is_narrow.tolist()
     ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     for draw, narrow in ((_wide_race, False), (_narrow_race, True)):
-        rows = [row for row, found in enumerate(is_narrow) if found is narrow]
+        rows = [row for row, found in enumerate(odds.is_narrow) if found is narrow]
         if len(rows) == len(logits):
             return draw(logits, odds)
         if rows:

@@ -13,13 +13,17 @@ from bros.workers.draw.noise import key_of
 
 @dataclass(frozen=True)
 class Odds:
-    """Of rows that draw, one column each: (rows, 1), `keys` (rows, 2)."""
+    """Of rows that draw, one column each: (rows, 1), `keys` (rows, 2).
+
+    `is_narrow` is on the host: whether only some of a row's tokens may be drawn.
+    """
 
     temperatures: torch.Tensor  # float32, above 0
     top_k: torch.Tensor  # int32, 0: no limit
     top_p: torch.Tensor  # float32, 1: no limit
     min_p: torch.Tensor  # float32
     keys: torch.Tensor  # int32, of the noise
+    is_narrow: list[bool]
 
     @classmethod
     def of(
@@ -37,13 +41,8 @@ class Odds:
             top_p=column([s.top_p for s in samplings]),
             min_p=column([s.min_p for s in samplings]),
             keys=torch.tensor(keys, dtype=torch.int32, device=device),
+            is_narrow=[s.top_k > 0 or s.top_p < 1 or s.min_p > 0 for s in samplings],
         )
-
-    @property
-    def is_narrow(self) -> torch.Tensor:
-        """(rows,): whether only some tokens may be drawn."""
-        narrow = (self.top_k > 0) | (self.top_p < 1) | (self.min_p > 0)
-        return narrow[:, 0]
 
     def __getitem__(self, rows: Sequence[int]) -> Odds:
         index = list(rows)
@@ -53,4 +52,5 @@ class Odds:
             self.top_p[index],
             self.min_p[index],
             self.keys[index],
+            [self.is_narrow[row] for row in index],
         )

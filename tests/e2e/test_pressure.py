@@ -24,12 +24,14 @@ def best_effort(server: Server, pool: ThreadPoolExecutor, count: int = NUM_BE) -
     return list(pool.map(lambda prompt: complete(server, prompt, BE_OUTPUT, "flex"), be))
 
 
-def real_time(server: Server, pool: ThreadPoolExecutor, count: int = NUM_RT) -> list[list[int]]:
+def real_time(
+    server: Server, pool: ThreadPoolExecutor, count: int = NUM_RT, per_s: float = RT_PER_S
+) -> list[list[int]]:
     """The first RT requests, as a Poisson process; waits for them."""
     rng = random.Random(2)
     futures = []
     for prompt in prompts(3, NUM_RT, RT_TOKENS)[:count]:
-        time.sleep(rng.expovariate(RT_PER_S))
+        time.sleep(rng.expovariate(per_s))
         futures.append(pool.submit(complete, server, prompt, RT_OUTPUT, "default"))
     return [future.result() for future in futures]
 
@@ -39,7 +41,7 @@ def uncontended(make_server: MakeServer) -> tuple[list[list[int]], list[list[int
     """Outputs of both classes with a pool that holds everything, one class after the other."""
     server = make_server(*FLOAT32, "kv.prefix_cache=false")
     with ThreadPoolExecutor(NUM_BE) as pool:
-        outputs = best_effort(server, pool), real_time(server, pool)
+        outputs = best_effort(server, pool), real_time(server, pool, per_s=20.0)
     found = wait_for_stats(server)
     assert found["bros_kv_copy_bytes_total", ""] == 0  # no checkpoint without memory pressure
     assert found["bros_kv_preempted_blocks_total", ""] == 0

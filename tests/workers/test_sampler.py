@@ -115,6 +115,19 @@ def test_a_draw_is_the_same_in_any_company(sampling: Sampling) -> None:
     assert together[2] == alone[0]
 
 
+@pytest.mark.parametrize("broken", [-torch.inf, torch.nan])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(top_k=9, top_p=0.5), Sampling(min_p=0.1)]
+)
+def test_a_broken_row_hurts_nobody_else(sampling: Sampling, broken: float) -> None:
+    logits = make_logits(3, 5000)
+    wanted = sample(logits.clone(), [draw(sampling)] * 3)
+    logits[1] = broken
+    found = sample(logits, [draw(sampling)] * 3)
+    assert found[[0, 2]].equal(wanted[[0, 2]])
+    assert 0 <= found[1] < 5000
+
+
 def test_position_and_seed_both_matter() -> None:
     logits = torch.zeros(1, 1000)
     by_seed = {int(sample(logits.clone(), [draw(Sampling(seed=s))])) for s in range(20)}

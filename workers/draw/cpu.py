@@ -87,7 +87,9 @@ def _odds(logits: Any, temperature: Any, out: Any) -> None:
 
 @njit(inline="always")
 def _bin(odds: Any) -> Any:
-    return (np.int64(ONE) - np.int64(bits_of_float(odds))) >> STEP
+    """Clamped, because of rows that are not numbers."""
+    number = (np.int64(ONE) - np.int64(bits_of_float(odds))) >> STEP
+    return min(max(number, 0), BINS - 1)
 
 
 @njit(cache=True)

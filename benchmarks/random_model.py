@@ -1,7 +1,7 @@
 """A model with random weights, to measure with where none of that size is at hand.
 
-`python -m benchmarks.random_model FOLDER` writes one of the shape of Llama 3 8B, 7.4B parameters with
-the default model's vocabulary: as fast as a real one, and its text is noise. Then
+`python -m benchmarks.random_model FOLDER` writes one of the shape of Llama 3 8B, 7.4B parameters
+with the default model's vocabulary: as fast as a real one, and its text is noise. Then
 `bros bench hybrid --set model.name=FOLDER` and `python -m benchmarks.executor FOLDER`.
 """
 

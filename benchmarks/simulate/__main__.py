@@ -73,6 +73,8 @@ def main() -> None:
         conv, code = read(arguments.traces, "conv"), read(arguments.traces, "code")
     except TraceError as error:
         sys.exit(f"error: {error}")
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
     traffic = compare.Traffic(rt=conv, be=long_documents(code, conv, BACKLOG, seed=1))
     lines = []
     for pair in arguments.pairs:

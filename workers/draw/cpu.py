@@ -1,7 +1,7 @@
 """Races on a CPU, in Numba: torch makes some twenty passes over all logits, and sorts them.
 
-What top-k, top-p and min-p leave are the tokens above a threshold of likelihood. It is found by a
-histogram, of which only the bin with the threshold in it is sorted.
+What top-k, top-p and min-p leave are the tokens above a threshold of likelihood; of equals, all or
+none. It is found by a histogram, of which only the bin with the threshold in it is sorted.
 """
 
 from __future__ import annotations

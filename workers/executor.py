@@ -21,10 +21,10 @@ from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied
+from bros.workers.draw.grammar import Grammars
+from bros.workers.draw.sampler import Choice, Draw, draw_all
 from bros.workers.forward import Forward, make_forward, packed
-from bros.workers.grammar import Grammars
 from bros.workers.parallel import ALONE, Ranks, Shards
-from bros.workers.sampler import Choice, Draw, draw_all
 from bros.workers.shape import ModelShape
 
 DTYPES = {

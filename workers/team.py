@@ -32,9 +32,9 @@ from bros.brosd.wire import (
 )
 from bros.kv import BlockTableView
 from bros.workers.checkpoints import Copied
+from bros.workers.draw.sampler import Choice
 from bros.workers.executor import Executor
 from bros.workers.identity import Identity
-from bros.workers.sampler import Choice
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import torch
 from bros.brosd.config import load
 from bros.brosd.wire import Sampling
 from bros.kv import CopyKind
-from bros.workers.sampler import Draw, draw_all
+from bros.workers.draw.sampler import Draw, draw_all
 from device_attention import ROWS, error_against_torch, run_family
 from tiny import FAMILIES, make_checkpoint
 

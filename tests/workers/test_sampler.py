@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from bros.brosd.wire import Sampling
 from bros.workers.draw import cpu, device
+from bros.workers.draw.likeliest import likeliest
 from bros.workers.draw.noise import gumbel, key_of
 from bros.workers.draw.odds import Odds
-from bros.workers.likeliest import likeliest
-from bros.workers.sampler import Draw, choose, draw_all, sample
+from bros.workers.draw.sampler import Draw, choose, draw_all, sample
 
 KNOWN = np.array([3, 1, 4, 1], dtype=np.int32)
 

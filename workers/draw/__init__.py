@@ -1,1 +1,1 @@
-"""Draws of tokens: races between them, on CPUs and on devices."""
+"""From logits to tokens: what may be drawn, races between tokens, and what is told of them."""

@@ -18,10 +18,10 @@ from msgspec import structs
 
 from bros.brosd.wire import Logprobs, Sampling
 from bros.workers.draw import cpu, device
+from bros.workers.draw.grammar import advance, restrict
+from bros.workers.draw.likeliest import likeliest
+from bros.workers.draw.logprobs import Observed
 from bros.workers.draw.odds import Odds
-from bros.workers.grammar import advance, restrict
-from bros.workers.likeliest import likeliest
-from bros.workers.logprobs import Observed
 
 
 @dataclass(frozen=True)

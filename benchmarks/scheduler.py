@@ -17,9 +17,9 @@ from statistics import mean, median, quantiles
 from bros.brosd.config import load
 from bros.brosd.packing import Limits
 from bros.brosd.pool import PoolPlan
+from bros.brosd.protocol.wire import Admit, Geometry, Sampling, Slo, StepPlan, pack_ids, unpack_ids
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.slack import POLICIES
-from bros.brosd.wire import Admit, Geometry, Sampling, Slo, StepPlan, pack_ids, unpack_ids
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 BLOCK, MAX_LEN, KV_BYTES = 16, 2048, 23040

@@ -17,9 +17,9 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from bros.brosd.instance import running_pid
-from bros.brosd.lines import parts
-from bros.brosd.link import encode, ipc
-from bros.brosd.wire import (
+from bros.brosd.protocol.batch_lines import parts
+from bros.brosd.protocol.sockets import encode, ipc
+from bros.brosd.protocol.wire import (
     MAX_MESSAGE_BYTES,
     Ask,
     BlockMap,

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bros.brosd import wire
 from bros.brosd.config import Config, ConfigError, reloaded, save
 from bros.brosd.devices import Group
 from bros.brosd.fleet import Fleet
-from bros.brosd.link import Inbox, Outbox
 from bros.brosd.notify import notify, watchdog_s
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import Inbox, Outbox
 from bros.brosd.report import report
 from bros.brosd.supervisor import Child, Exited, Supervisor, describe
 from bros.brosd.worker import PoolTooSmall, Worker

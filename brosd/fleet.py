@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bros.brosd import wire
 from bros.brosd.config import Config
 from bros.brosd.devices import Group
 from bros.brosd.latency import Latencies
 from bros.brosd.placement import Placement
+from bros.brosd.protocol import wire
 from bros.brosd.request import Request
 from bros.brosd.supervisor import Child, Supervisor
 from bros.brosd.worker import Worker

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bros.brosd.protocol.wire import Distribution, LatencyStats
 from bros.brosd.request import Request
-from bros.brosd.wire import Distribution, LatencyStats
 from bros.kv import Klass
 
 WINDOW_S = 60.0

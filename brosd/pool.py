@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bros.brosd.config import Config, KvMode
 from bros.brosd.packing import KvRules
-from bros.brosd.wire import Geometry
+from bros.brosd.protocol.wire import Geometry
 from bros.kv import KvOptions
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from bros.brosd.fleet import Fleet
-from bros.brosd.wire import ClassStats, KvStats, Stats
+from bros.brosd.protocol.wire import ClassStats, KvStats, Stats
 from bros.kv import Klass
 
 P = TypeVar("P", ClassStats, KvStats)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bros.brosd.wire import Admit, FinishReason, Fresh, Sampling, Slo, pack_ids, unpack_ids
+from bros.brosd.protocol.wire import Admit, FinishReason, Fresh, Sampling, Slo, pack_ids, unpack_ids
 from bros.kv import Klass
 
 

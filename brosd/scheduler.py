@@ -18,8 +18,7 @@ from bros.brosd.cost import CostModel, Load
 from bros.brosd.latency import Latencies
 from bros.brosd.packing import Chunk, Counters, KvRules, Limits, Packer
 from bros.brosd.policies import Policy
-from bros.brosd.request import Request
-from bros.brosd.wire import (
+from bros.brosd.protocol.wire import (
     Admit,
     ClassStats,
     Emit,
@@ -32,6 +31,7 @@ from bros.brosd.wire import (
     StepPlan,
     pack_ids,
 )
+from bros.brosd.request import Request
 from bros.kv import Allocator, Klass, KvCosts, KvCounters
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import uvloop
 
-from bros.brosd.child import setup_logging
 from bros.brosd.config import Config
 from bros.brosd.daemon import Daemon, DaemonError, Load
 from bros.brosd.devices import DeviceError, find_groups, share_cores
@@ -24,6 +23,7 @@ from bros.brosd.keys import KeyFileError as KeyFileError
 from bros.brosd.keys import Keys
 from bros.brosd.keys import check_keys as check_keys
 from bros.brosd.notify import notify
+from bros.brosd.protocol.child import setup_logging
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from bros.brosd import wire
 from bros.brosd.config import Config
 from bros.brosd.devices import Group
-from bros.brosd.link import Outbox
 from bros.brosd.packing import Limits
 from bros.brosd.placement import Place
 from bros.brosd.pool import PoolPlan
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import Outbox
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.slack import POLICIES
 from bros.brosd.supervisor import Child, Supervisor

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import BinaryIO
 
-from bros.brosd.lines import read_lines
+from bros.brosd.protocol.batch_lines import read_lines
 from bros.cli.errors import InputError
 
 

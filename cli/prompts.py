@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 
 import msgspec
 
-from bros.brosd.lines import MAX_LINE_BYTES
+from bros.brosd.protocol.batch_lines import MAX_LINE_BYTES
 from bros.cli.errors import InputError
 from bros.cli.lines import open_lines
 

@@ -10,8 +10,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from bros.brosd.child import die_with_parent, setup_logging, start_heartbeat
 from bros.brosd.config import Config, restore
+from bros.brosd.protocol.child import die_with_parent, setup_logging, start_heartbeat
 from bros.workers.identity import Identity
 from bros.workers.version import compiled_folder
 

@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from bros.brosd.config import Config
-from bros.brosd.wire import Fresh, Sampling, StepPlan, unpack_ids
+from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
 from bros.workers.checkpoints import Checkpoints, Copied

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bros.brosd.config import Config
-from bros.brosd.link import BlockingInbox, BlockingOutbox
-from bros.brosd.wire import (
+from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
+from bros.brosd.protocol.wire import (
     Attach,
     Fault,
     Geometry,

@@ -20,7 +20,7 @@ import torch
 
 from bros import __version__
 from bros.brosd.config import Config
-from bros.brosd.wire import Sample
+from bros.brosd.protocol.wire import Sample
 from bros.workers.version import kernels_version
 
 log = logging.getLogger(__name__)

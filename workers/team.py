@@ -16,8 +16,8 @@ import threading
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.link import BlockingInbox, BlockingOutbox
-from bros.brosd.wire import (
+from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
+from bros.brosd.protocol.wire import (
     Attach,
     Fault,
     Message,

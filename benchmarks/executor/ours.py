@@ -13,7 +13,7 @@ import torch
 from benchmarks.executor import MIXES
 from benchmarks.executor.floor import Floor
 from bros.brosd.config import Config, load
-from bros.brosd.wire import Fresh, Sampling, StepPlan, pack_ids
+from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, pack_ids
 from bros.kv import BlockTable, BlockTableView, TableGeometry
 from bros.workers.executor import Executor
 

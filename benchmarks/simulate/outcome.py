@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from benchmarks.simulate.trace import Floats, Trace
-from bros.brosd.wire import Slo
+from bros.brosd.protocol.wire import Slo
 from bros.kv import KvCounters
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bros.brosd.wire import Slo
+from bros.brosd.protocol.wire import Slo
 
 Ints = npt.NDArray[np.int64]
 

@@ -19,9 +19,7 @@ from benchmarks.simulate.truth import NOISE, PAIRS, Ints, Pair, Work
 from bros.brosd.config import Config, KvConfig, KvMode, SchedulerConfig
 from bros.brosd.packing import Limits
 from bros.brosd.pool import PoolPlan
-from bros.brosd.scheduler import Scheduler
-from bros.brosd.slack import POLICIES
-from bros.brosd.wire import (
+from bros.brosd.protocol.wire import (
     Admit,
     Emit,
     FinishReason,
@@ -32,6 +30,8 @@ from bros.brosd.wire import (
     pack_ids,
     unpack_ids,
 )
+from bros.brosd.scheduler import Scheduler
+from bros.brosd.slack import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 MAX_LEN = 16384  # tokens of prompt and answer

@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 
-from bros.brosd.lines import parts, read_lines
+from bros.brosd.protocol.batch_lines import parts, read_lines
 from bros.brosd.tokenizer import batch_line
 from bros.brosd.tokenizer.job import Job, JobError
 from bros.brosd.tokenizer.keeper import DiskFullError, Keeper

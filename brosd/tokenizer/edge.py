@@ -17,14 +17,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from bros.brosd.link import HIGH_WATER_MARK, encode, ipc
-from bros.brosd.tokenizer.engine import Engine
-from bros.brosd.tokenizer.errors import ApiError
-from bros.brosd.tokenizer.job import JobError
-from bros.brosd.tokenizer.keeper import DiskFullError, Keeper
-from bros.brosd.tokenizer.openai_api import Api
-from bros.brosd.tokenizer.runner import Runner
-from bros.brosd.wire import (
+from bros.brosd.protocol.sockets import HIGH_WATER_MARK, encode, ipc
+from bros.brosd.protocol.wire import (
     MAX_MESSAGE_BYTES,
     Ask,
     Cancel,
@@ -42,6 +36,12 @@ from bros.brosd.wire import (
     StatusQuery,
     ToClient,
 )
+from bros.brosd.tokenizer.engine import Engine
+from bros.brosd.tokenizer.errors import ApiError
+from bros.brosd.tokenizer.job import JobError
+from bros.brosd.tokenizer.keeper import DiskFullError, Keeper
+from bros.brosd.tokenizer.openai_api import Api
+from bros.brosd.tokenizer.runner import Runner
 
 log = logging.getLogger(__name__)
 

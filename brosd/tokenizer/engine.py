@@ -15,10 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bros.brosd.tokenizer.detokenize import Decode, TextStream
-from bros.brosd.tokenizer.errors import ApiError, shutting_down, starting
-from bros.brosd.tokenizer.traces import caller
-from bros.brosd.wire import (
+from bros.brosd.protocol.wire import (
     Abort,
     Admit,
     Emit,
@@ -32,6 +29,9 @@ from bros.brosd.wire import (
     pack_ids,
     unpack_ids,
 )
+from bros.brosd.tokenizer.detokenize import Decode, TextStream
+from bros.brosd.tokenizer.errors import ApiError, shutting_down, starting
+from bros.brosd.tokenizer.traces import caller
 from bros.kv import Klass
 
 log = logging.getLogger(__name__)

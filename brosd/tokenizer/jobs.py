@@ -11,9 +11,9 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 
+from bros.brosd.protocol.wire import JobStatus
 from bros.brosd.tokenizer.database import transaction
 from bros.brosd.tokenizer.job import Job, JobError, Line, Order, Outcome, custom_id_of
-from bros.brosd.wire import JobStatus
 
 PAGE_RESULTS = 512
 PAGE_BYTES = 8 * 2**20

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from bros.brosd.config import BatchConfig
+from bros.brosd.protocol.wire import JobStatus
 from bros.brosd.tokenizer.database import StoreError, open_database
 from bros.brosd.tokenizer.files import FileStore
 from bros.brosd.tokenizer.job import OPEN_STATES, JobError, Line, Outcome
 from bros.brosd.tokenizer.jobs import JobStore
-from bros.brosd.wire import JobStatus
 
 log = logging.getLogger(__name__)
 

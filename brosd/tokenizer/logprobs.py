@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from bros.brosd.protocol.wire import Logprobs, unpack_floats, unpack_ids
 from bros.brosd.tokenizer.errors import Json
-from bros.brosd.wire import Logprobs, unpack_floats, unpack_ids
 
 TokenBytes = Callable[[int], bytes]
 Told = tuple[int, Logprobs]  # a token and what is told of it

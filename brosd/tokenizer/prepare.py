@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from bros.brosd.config import SloConfig
+from bros.brosd.protocol.wire import Sampling, Slo
 from bros.brosd.tokenizer.engine import Submission
 from bros.brosd.tokenizer.errors import ApiError, invalid
 from bros.brosd.tokenizer.formats import Tool, answer_grammar, call_grammar
@@ -27,7 +28,6 @@ from bros.brosd.tokenizer.schema import (
     refuse_unsupported,
 )
 from bros.brosd.tokenizer.text import Codec
-from bros.brosd.wire import Sampling, Slo
 from bros.kv import Klass
 
 COMPLETION_TOKENS = 16  # of a completion that says nothing, as OpenAI's

@@ -8,7 +8,18 @@ import logging
 
 from bros.brosd.config import Config, restore
 from bros.brosd.keys import KeyFileError, Keys, are_required
-from bros.brosd.link import Inbox, Outbox
+from bros.brosd.protocol.sockets import Inbox, Outbox
+from bros.brosd.protocol.wire import (
+    Drain,
+    Emit,
+    Fail,
+    Ready,
+    Reload,
+    Stats,
+    Stop,
+    ToDaemon,
+    ToTokenizer,
+)
 from bros.brosd.tokenizer.caretaker import Caretaker
 from bros.brosd.tokenizer.edge import Edge
 from bros.brosd.tokenizer.engine import Engine
@@ -22,7 +33,6 @@ from bros.brosd.tokenizer.runner import Runner
 from bros.brosd.tokenizer.server import HttpServer, listen
 from bros.brosd.tokenizer.text import Codec
 from bros.brosd.tokenizer.traces import Tracer
-from bros.brosd.wire import Drain, Emit, Fail, Ready, Reload, Stats, Stop, ToDaemon, ToTokenizer
 
 log = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bros.brosd.latency import TTFT_BOUNDS_S, WINDOW_S, Latencies, Series, percentile
+from bros.brosd.protocol.wire import Admit, Sampling, Slo, pack_ids
 from bros.brosd.request import Request
-from bros.brosd.wire import Admit, Sampling, Slo, pack_ids
 from bros.kv import Klass
 
 

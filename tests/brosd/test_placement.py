@@ -6,10 +6,10 @@ import pytest
 
 from bros.brosd.packing import Limits
 from bros.brosd.placement import Place, Placement
+from bros.brosd.protocol.wire import Admit, Sampling, pack_ids
 from bros.brosd.request import Request
 from bros.brosd.scheduler import Scheduler
 from bros.brosd.slack import POLICIES
-from bros.brosd.wire import Admit, Sampling, pack_ids
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 BLOCK = 4

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from bros.brosd.config import KvMode, load
 from bros.brosd.packing import Limits
 from bros.brosd.pool import PoolPlan
-from bros.brosd.scheduler import Scheduler
-from bros.brosd.slack import POLICIES
-from bros.brosd.wire import (
+from bros.brosd.protocol.wire import (
     Admit,
     FinishReason,
     Geometry,
@@ -24,6 +22,8 @@ from bros.brosd.wire import (
     pack_ids,
     unpack_ids,
 )
+from bros.brosd.scheduler import Scheduler
+from bros.brosd.slack import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 from bros.kv.invariants import check
 from kv_machine import ModelWorker

@@ -7,9 +7,9 @@ import pytest
 
 from bros.brosd.cost import CostModel, Load
 from bros.brosd.policies import Agenda
+from bros.brosd.protocol.wire import Sampling, Slo
 from bros.brosd.request import Request
 from bros.brosd.slack import AIM, FLOOR, PACE, RESERVE, Bros
-from bros.brosd.wire import Sampling, Slo
 from bros.kv import Klass
 
 TTFT_S, TPOT_S = 0.5, 0.08

@@ -19,8 +19,8 @@ import msgspec
 import pytest
 import zmq
 
-from bros.brosd import wire
-from bros.brosd.link import encode, ipc
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import encode, ipc
 from terminal import Terminal
 
 DEADLINE_S = 60.0

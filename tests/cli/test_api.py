@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from bros.brosd import api, wire
+from bros.brosd import api
 from bros.brosd.api import ApiError, Client, ClientError, ConnectionLost, NotRunning
-from bros.brosd.lines import PART_LINES
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.batch_lines import PART_LINES
 
 URL = "/v1/chat/completions"
 

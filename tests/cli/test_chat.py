@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bros.brosd import wire
+from bros.brosd.protocol import wire
 from terminal import Terminal
 
 Bros = Callable[..., Any]

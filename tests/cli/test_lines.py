@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bros.brosd.lines import MAX_LINE_BYTES, read_lines
+from bros.brosd.protocol.batch_lines import MAX_LINE_BYTES, read_lines
 from bros.cli.lines import open_lines
 
 line = st.binary(min_size=1, max_size=40).filter(

@@ -16,17 +16,17 @@ MAY_IMPORT = {
     "workers": {
         "bros.workers.*",
         "bros.kv.*",
-        "bros.brosd.child",
+        "bros.brosd.protocol.child",
         "bros.brosd.config",
-        "bros.brosd.link",
-        "bros.brosd.wire",
+        "bros.brosd.protocol.sockets",
+        "bros.brosd.protocol.wire",
     },
     "brosd": {"bros.brosd.*", "bros.kv.*"},
     "cli": {
         "bros.cli.*",
         "bros.brosd.api",
         "bros.brosd.config",
-        "bros.brosd.lines",
+        "bros.brosd.protocol.batch_lines",
         "bros.brosd.serve",
     },
 }

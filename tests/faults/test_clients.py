@@ -17,9 +17,9 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bros.brosd import wire
 from bros.brosd.api import Client
-from bros.brosd.link import encode, ipc
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import encode, ipc
 from fake_daemon import CHAT, TEXT, Daemon
 from harness import wait_until
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from bros.brosd import wire
 from bros.brosd.api import ApiError, Client
+from bros.brosd.protocol import wire
 from bros.brosd.tokenizer.database import open_database
 from bros.brosd.tokenizer.jobs import JobStore
 from fake_daemon import TEXT, Daemon, batch_line

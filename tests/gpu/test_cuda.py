@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bros.brosd.config import load
-from bros.brosd.wire import Sampling
+from bros.brosd.protocol.wire import Sampling
 from bros.kv import CopyKind
 from bros.workers.draw.sampler import Draw, draw_all
 from device_attention import ROWS, error_against_torch, run_family

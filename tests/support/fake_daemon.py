@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from bros.brosd import wire
 from bros.brosd.config import load, save
-from bros.brosd.link import BlockingInbox, BlockingOutbox
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
 from harness import MODEL, free_port, wait_until
 
 EOS = 2

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.wire import Fresh, Sampling, StepPlan, pack_ids
+from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, pack_ids
 from bros.kv import (
     Allocator,
     BlockTable,

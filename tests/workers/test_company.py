@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bros.brosd.config import load
-from bros.brosd.wire import Sampling
+from bros.brosd.protocol.wire import Sampling
 from bros.kv import Klass
 from bros.workers.executor import Executor
 from bros.workers.panel_code import has_matrix_unit

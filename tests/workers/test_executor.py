@@ -12,7 +12,7 @@ from numba.core.event import install_recorder
 from transformers import AutoModelForCausalLM
 
 from bros.brosd.config import Config, load
-from bros.brosd.wire import Sampling
+from bros.brosd.protocol.wire import Sampling
 from bros.kv import Klass
 from bros.kv.invariants import check
 from bros.workers.executor import Executor

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bros.brosd import wire
 from bros.brosd.config import load, save
-from bros.brosd.link import BlockingInbox, BlockingOutbox
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry, TokenChain
 
 PROMPT = [504, 3575, 282, 4649, 314]

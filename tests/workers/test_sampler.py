@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bros.brosd.wire import Sampling
+from bros.brosd.protocol.wire import Sampling
 from bros.workers.draw import cpu, device
 from bros.workers.draw.likeliest import likeliest
 from bros.workers.draw.noise import gumbel, key_of

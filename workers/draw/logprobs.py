@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bros.brosd.wire import Logprobs, Sampling, pack_floats, pack_ids
+from bros.brosd.protocol.wire import Logprobs, Sampling, pack_floats, pack_ids
 
 
 class Observed:

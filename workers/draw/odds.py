@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bros.brosd.wire import Sampling
+from bros.brosd.protocol.wire import Sampling
 from bros.workers.draw.noise import key_of
 
 

@@ -16,7 +16,7 @@ import torch
 from llguidance import LLMatcher
 from msgspec import structs
 
-from bros.brosd.wire import Logprobs, Sampling
+from bros.brosd.protocol.wire import Logprobs, Sampling
 from bros.workers.draw import cpu, device
 from bros.workers.draw.grammar import advance, restrict
 from bros.workers.draw.likeliest import likeliest

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from bros.brosd import wire
+from bros.brosd.protocol import wire
 from bros.brosd.tokenizer.database import FIRST, open_database
 from bros.brosd.tokenizer.jobs import JobStore
 from fake_daemon import TEXT, Daemon, batch_line

@@ -15,7 +15,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from bros.brosd.wire import MAX_MESSAGE_BYTES, Message
+from bros.brosd.protocol.wire import MAX_MESSAGE_BYTES, Message
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

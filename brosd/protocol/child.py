@@ -10,8 +10,8 @@ import sys
 import threading
 from pathlib import Path
 
-from bros.brosd.link import BlockingOutbox
-from bros.brosd.wire import Beat, ToDaemon
+from bros.brosd.protocol.sockets import BlockingOutbox
+from bros.brosd.protocol.wire import Beat, ToDaemon
 
 BEAT_S = 1.0
 PR_SET_PDEATHSIG = 1

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from bros.brosd import wire
-from bros.brosd.link import BlockingInbox, BlockingOutbox, Inbox, Outbox, ipc
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox, Inbox, Outbox, ipc
 
 
 def test_messages_arrive_in_order_and_garbage_does_not(short_dir: Path) -> None:

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from bros.brosd import wire
-from bros.brosd.link import encode
+from bros.brosd.protocol import wire
+from bros.brosd.protocol.sockets import encode
 from bros.kv import Klass
 
 SAMPLING = wire.Sampling(temperature=0.5, seed=3)

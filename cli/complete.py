@@ -10,7 +10,7 @@ from bros.cli.target import Target
 
 def jobs(incomplete: str) -> list[str]:
     """Names of batch jobs, if a daemon of the default folders runs."""
-    from bros.brosd.api import ClientError
+    from bros.brosd.client.client import ClientError
 
     with suppress(ClientError, OSError, ValueError), Target().connect() as client:
         return [job.job for job in client.jobs() if job.job.startswith(incomplete)]

@@ -93,7 +93,7 @@ def status(
 
     Example: brosd status --json
     """
-    from bros.brosd.api import NotRunning
+    from bros.brosd.client.client import NotRunning
     from bros.cli.render import show_status
 
     try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bros.brosd.api import ClientError, NotRunning
+from bros.brosd.client.client import ClientError, NotRunning
 from bros.brosd.config import Config
 from bros.brosd.serve import KeyFileError, check_keys
 from bros.cli.render import print_json

@@ -33,7 +33,7 @@ def guarded(app: Callable[[], object]) -> int:
 
 
 def _exit_code(error: Exception) -> int | None:
-    from bros.brosd.api import ClientError
+    from bros.brosd.client.client import ClientError
     from bros.brosd.config import ConfigError
     from bros.brosd.serve import KeyFileError, ServeError
 

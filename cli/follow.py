@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from bros.brosd.api import Client, ClientError, JobPage, JobStatus
+from bros.brosd.client.client import Client, ClientError, JobPage, JobStatus
 from bros.cli.errors import FAILED_LINES, INTERRUPTED
 from bros.cli.progress import Board, Meter, progress
 from bros.cli.render import count

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bros.brosd.api import JobStatus
+from bros.brosd.client.client import JobStatus
 from bros.cli.render import duration
 
 WINDOW_S = 10.0  # tokens/s is the mean over this

@@ -9,7 +9,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from bros.brosd.api import Distribution, JobStatus, KvStats, Stats
+from bros.brosd.client.client import Distribution, JobStatus, KvStats, Stats
 
 PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
 _CONTROLS = dict.fromkeys(c for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t")

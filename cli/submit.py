@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-from bros.brosd.api import Client, ClientError
+from bros.brosd.client.client import Client, ClientError
 from bros.cli.errors import INTERRUPTED, InputError
 from bros.cli.follow import follow, open_output
 from bros.cli.progress import Meter

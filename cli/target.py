@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from bros.brosd.api import Client, Stats
+    from bros.brosd.client.client import Client, Stats
     from bros.brosd.config import Config
 
 ConfigFile = Annotated[
@@ -38,7 +38,7 @@ class Target:
 
     def connect(self) -> Client:
         """A client of that daemon; NotRunning if there is none."""
-        from bros.brosd.api import Client
+        from bros.brosd.client.client import Client
 
         return Client(self.load().runtime)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Self
 
-from bros.brosd.api import Client
+from bros.brosd.client.client import Client
 
 URL = "/v1/chat/completions"
 

@@ -6,7 +6,7 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass
 
-from bros.brosd.api import Client, Stats
+from bros.brosd.client.client import Client, Stats
 from bros.brosd.config import user_dir
 from bros.cli.chat.answer import Answer
 from bros.cli.chat.conversation import Conversation

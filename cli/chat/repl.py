@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bros.brosd.api import ApiError, Client, ClientError, Stats
+from bros.brosd.client.client import ApiError, Client, ClientError, Stats
 from bros.cli.chat.answer import Answer
 from bros.cli.chat.conversation import Conversation, Shelf
 from bros.cli.chat.markdown import MarkdownStream

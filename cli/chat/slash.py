@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bros.brosd.api import ClientError
+from bros.brosd.client.client import ClientError
 from bros.cli.chat.conversation import DEFAULT, PARAMS
 from bros.cli.errors import InputError
 

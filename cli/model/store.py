@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from rich.table import Table
 
-from bros.brosd.api import NotRunning
+from bros.brosd.client.client import NotRunning
 from bros.cli.errors import InputError
 from bros.cli.render import duration, print_json, print_view, size
 from bros.cli.target import Target

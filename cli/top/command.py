@@ -18,7 +18,7 @@ import msgspec
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from bros.brosd.api import Client, ClientError
+from bros.brosd.client.client import Client, ClientError
 from bros.cli.errors import InputError
 from bros.cli.render import PIPE_WIDTH, as_dict, print_json
 from bros.cli.target import Target

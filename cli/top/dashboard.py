@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from bros.brosd.api import (
+from bros.brosd.client.client import (
     BlockMap,
     ClassStats,
     Distribution,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from bros.brosd.api import Client, JobStatus, Stats
+from bros.brosd.client.client import Client, JobStatus, Stats
 
 LENGTH = 600  # statements, which come once a second
 SMOOTH = 5  # of the latest make the rate that is shown

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bros.brosd import api
-from bros.brosd.api import ApiError, Client, ClientError, ConnectionLost, NotRunning
+from bros.brosd.client import client as api
+from bros.brosd.client.client import ApiError, Client, ClientError, ConnectionLost, NotRunning
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.batch_lines import PART_LINES
 

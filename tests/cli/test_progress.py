@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bros.brosd.api import JobStatus
+from bros.brosd.client.client import JobStatus
 from bros.cli.progress import Meter, note
 
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "brosd": {"bros.brosd.*", "bros.kv.*"},
     "cli": {
         "bros.cli.*",
-        "bros.brosd.api",
+        "bros.brosd.client.client",
         "bros.brosd.config",
         "bros.brosd.protocol.batch_lines",
         "bros.brosd.serve",

@@ -17,7 +17,7 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bros.brosd.api import Client
+from bros.brosd.client.client import Client
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import encode, ipc
 from fake_daemon import CHAT, TEXT, Daemon

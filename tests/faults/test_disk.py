@@ -9,7 +9,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from bros.brosd.api import ApiError, Client
+from bros.brosd.client.client import ApiError, Client
 from bros.brosd.protocol import wire
 from bros.brosd.tokenizer.database import open_database
 from bros.brosd.tokenizer.jobs import JobStore

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bros.brosd.api import Client
+from bros.brosd.client.client import Client
 from bros.brosd.protocol import wire
 from bros.kv import Klass
 from fake_daemon import CHAT, EOS, TEXT, Daemon, batch_line, stats

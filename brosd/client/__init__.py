@@ -1,0 +1,1 @@
+"""Clients of a running daemon; what `bros` is built on."""

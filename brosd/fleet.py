@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bros.brosd.config import Config
 from bros.brosd.devices import Group
-from bros.brosd.latency import Latencies
 from bros.brosd.placement import Placement
 from bros.brosd.protocol import wire
-from bros.brosd.request import Request
+from bros.brosd.scheduling.latency import Latencies
+from bros.brosd.scheduling.request import Request
 from bros.brosd.supervisor import Child, Supervisor
 from bros.brosd.worker import Worker
 

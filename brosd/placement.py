@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bros.brosd.request import Request
-from bros.brosd.scheduler import Scheduler
+from bros.brosd.scheduling.request import Request
+from bros.brosd.scheduling.scheduler import Scheduler
 from bros.kv import Klass, TokenChain
 
 SMOOTHING = 0.05

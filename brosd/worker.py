@@ -10,13 +10,13 @@ from pathlib import Path
 
 from bros.brosd.config import Config
 from bros.brosd.devices import Group
-from bros.brosd.packing import Limits
 from bros.brosd.placement import Place
-from bros.brosd.pool import PoolPlan
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import Outbox
-from bros.brosd.scheduler import Scheduler
-from bros.brosd.slack import POLICIES
+from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.pool_plan import PoolPlan
+from bros.brosd.scheduling.scheduler import Scheduler
+from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.brosd.supervisor import Child, Supervisor
 from bros.kv import Allocator, BlockState, BlockTable, Klass, TableGeometry
 

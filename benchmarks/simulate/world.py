@@ -17,8 +17,6 @@ from benchmarks.simulate.outcome import Outcome, Streams
 from benchmarks.simulate.trace import Trace
 from benchmarks.simulate.truth import NOISE, PAIRS, Ints, Pair, Work
 from bros.brosd.config import Config, KvConfig, KvMode, SchedulerConfig
-from bros.brosd.packing import Limits
-from bros.brosd.pool import PoolPlan
 from bros.brosd.protocol.wire import (
     Admit,
     Emit,
@@ -30,8 +28,10 @@ from bros.brosd.protocol.wire import (
     pack_ids,
     unpack_ids,
 )
-from bros.brosd.scheduler import Scheduler
-from bros.brosd.slack import POLICIES
+from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.pool_plan import PoolPlan
+from bros.brosd.scheduling.scheduler import Scheduler
+from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 MAX_LEN = 16384  # tokens of prompt and answer

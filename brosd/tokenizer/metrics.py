@@ -18,8 +18,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from bros.brosd.latency import BOUNDS_S
 from bros.brosd.protocol.wire import BlockMap, ClassStats, Distribution, KvStats, Stats
+from bros.brosd.scheduling.latency import BOUNDS_S
 from bros.brosd.tokenizer.engine import Ends
 from bros.kv import Klass
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from bros.brosd.packing import Limits
 from bros.brosd.placement import Place, Placement
 from bros.brosd.protocol.wire import Admit, Sampling, pack_ids
-from bros.brosd.request import Request
-from bros.brosd.scheduler import Scheduler
-from bros.brosd.slack import POLICIES
+from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.request import Request
+from bros.brosd.scheduling.scheduler import Scheduler
+from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 BLOCK = 4

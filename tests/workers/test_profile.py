@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bros.brosd.config import Config, load
-from bros.brosd.cost import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, Load
 from bros.kv import BlockTable, BlockTableView, TableGeometry
 from bros.workers.executor import Executor
 from bros.workers.profile import profile, shapes

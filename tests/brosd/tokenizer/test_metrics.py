@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from bros.brosd.latency import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Series
 from bros.brosd.protocol import wire
+from bros.brosd.scheduling.latency import TPOT_BOUNDS_S, TTFT_BOUNDS_S, Series
 from bros.brosd.tokenizer.metrics import render
 from bros.kv import Klass
 

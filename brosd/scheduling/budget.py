@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bros.brosd.cost import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, Load
 
 MIN_CHUNK = 16  # tokens: a shorter chunk, unless it is a prompt's last, costs more than it brings
 

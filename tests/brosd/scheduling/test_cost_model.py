@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bros.brosd.budget import MIN_CHUNK, Budget
-from bros.brosd.cost import CostModel, Load
+from bros.brosd.scheduling.budget import MIN_CHUNK, Budget
+from bros.brosd.scheduling.cost_model import CostModel, Load
 
 TRUTH = (0.011, 4e-4, 5e-4, 2e-6, 1e-7, 2e-4)  # seconds: per iteration, token, token, read, ...
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bros.brosd.latency import TTFT_BOUNDS_S, WINDOW_S, Latencies, Series, percentile
 from bros.brosd.protocol.wire import Admit, Sampling, Slo, pack_ids
-from bros.brosd.request import Request
+from bros.brosd.scheduling.latency import TTFT_BOUNDS_S, WINDOW_S, Latencies, Series, percentile
+from bros.brosd.scheduling.request import Request
 from bros.kv import Klass
 
 

@@ -14,10 +14,6 @@ from dataclasses import dataclass, field
 
 from msgspec import structs
 
-from bros.brosd.cost import CostModel, Load
-from bros.brosd.latency import Latencies
-from bros.brosd.packing import Chunk, Counters, KvRules, Limits, Packer
-from bros.brosd.policies import Policy
 from bros.brosd.protocol.wire import (
     Admit,
     ClassStats,
@@ -31,7 +27,11 @@ from bros.brosd.protocol.wire import (
     StepPlan,
     pack_ids,
 )
-from bros.brosd.request import Request
+from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.latency import Latencies
+from bros.brosd.scheduling.packing import Chunk, Counters, KvRules, Limits, Packer
+from bros.brosd.scheduling.policies import Policy
+from bros.brosd.scheduling.request import Request
 from bros.kv import Allocator, Klass, KvCosts, KvCounters
 
 

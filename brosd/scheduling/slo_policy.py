@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from bros.brosd.cost import CostModel
-from bros.brosd.policies import (
+from bros.brosd.scheduling.cost_model import CostModel
+from bros.brosd.scheduling.policies import (
     Agenda,
     Fcfs,
     Policy,
@@ -23,7 +23,7 @@ from bros.brosd.policies import (
     below,
     of_class,
 )
-from bros.brosd.request import Request
+from bros.brosd.scheduling.request import Request
 from bros.kv import Klass
 
 AIM = 0.96  # of an objective is what plans are made for: predictions are no promises

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from bros.brosd.cost import CostModel, Load
-from bros.brosd.policies import Agenda
 from bros.brosd.protocol.wire import Sampling, Slo
-from bros.brosd.request import Request
-from bros.brosd.slack import AIM, FLOOR, PACE, RESERVE, Bros
+from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.policies import Agenda
+from bros.brosd.scheduling.request import Request
+from bros.brosd.scheduling.slo_policy import AIM, FLOOR, PACE, RESERVE, Bros
 from bros.kv import Klass
 
 TTFT_S, TPOT_S = 0.5, 0.08

@@ -7,11 +7,11 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bros.brosd.budget import Budget
 from bros.brosd.config import KvMode
-from bros.brosd.cost import CostModel, Load
-from bros.brosd.policies import Agenda, Policy
-from bros.brosd.request import Request
+from bros.brosd.scheduling.budget import Budget
+from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.policies import Agenda, Policy
+from bros.brosd.scheduling.request import Request
 from bros.kv import Allocator, Klass, TokenChain
 
 SPARED_AFTER = 3  # a request that was hurt and has recovered so often is hurt after all others

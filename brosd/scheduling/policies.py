@@ -13,8 +13,8 @@ from heapq import merge
 from itertools import chain
 from typing import Protocol
 
-from bros.brosd.cost import CostModel
-from bros.brosd.request import Request
+from bros.brosd.scheduling.cost_model import CostModel
+from bros.brosd.scheduling.request import Request
 from bros.kv import Klass
 
 Waiting = Mapping[Klass, Iterable[Request]]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bros.brosd.protocol.wire import Distribution, LatencyStats
-from bros.brosd.request import Request
+from bros.brosd.scheduling.request import Request
 from bros.kv import Klass
 
 WINDOW_S = 60.0

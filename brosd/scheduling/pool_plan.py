@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bros.brosd.config import Config, KvMode
-from bros.brosd.packing import KvRules
 from bros.brosd.protocol.wire import Geometry
+from bros.brosd.scheduling.packing import KvRules
 from bros.kv import KvOptions
 
 

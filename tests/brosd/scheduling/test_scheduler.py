@@ -10,8 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.brosd.config import KvMode, load
-from bros.brosd.packing import Limits
-from bros.brosd.pool import PoolPlan
 from bros.brosd.protocol.wire import (
     Admit,
     FinishReason,
@@ -22,8 +20,10 @@ from bros.brosd.protocol.wire import (
     pack_ids,
     unpack_ids,
 )
-from bros.brosd.scheduler import Scheduler
-from bros.brosd.slack import POLICIES
+from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.pool_plan import PoolPlan
+from bros.brosd.scheduling.scheduler import Scheduler
+from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 from bros.kv.invariants import check
 from kv_machine import ModelWorker

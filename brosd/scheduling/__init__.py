@@ -1,0 +1,1 @@
+"""What runs in the next iteration. Pure: time is an argument."""

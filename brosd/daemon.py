@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bros.brosd.config import Config, ConfigError, reloaded, save
-from bros.brosd.devices import Group
-from bros.brosd.fleet import Fleet
+from bros.brosd.fleet.devices import Group
+from bros.brosd.fleet.fleet import Fleet
+from bros.brosd.fleet.supervisor import Child, Exited, Supervisor, describe
+from bros.brosd.fleet.worker_handle import PoolTooSmall, Worker
 from bros.brosd.notify import notify, watchdog_s
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import Inbox, Outbox
 from bros.brosd.report import report
-from bros.brosd.supervisor import Child, Exited, Supervisor, describe
-from bros.brosd.worker import PoolTooSmall, Worker
 
 log = logging.getLogger(__name__)
 

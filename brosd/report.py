@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
-from bros.brosd.fleet import Fleet
+from bros.brosd.fleet.fleet import Fleet
 from bros.brosd.protocol.wire import ClassStats, KvStats, Stats
 from bros.kv import Klass
 

@@ -17,7 +17,7 @@ import uvloop
 
 from bros.brosd.config import Config
 from bros.brosd.daemon import Daemon, DaemonError, Load
-from bros.brosd.devices import DeviceError, find_groups, share_cores
+from bros.brosd.fleet.devices import DeviceError, find_groups, share_cores
 from bros.brosd.instance import InstanceError, instance, make_folder, make_folders, running_pid
 from bros.brosd.keys import KeyFileError as KeyFileError
 from bros.brosd.keys import Keys

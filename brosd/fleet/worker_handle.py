@@ -9,15 +9,15 @@ import time
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.devices import Group
-from bros.brosd.placement import Place
+from bros.brosd.fleet.devices import Group
+from bros.brosd.fleet.placement import Place
+from bros.brosd.fleet.supervisor import Child, Supervisor
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import Outbox
 from bros.brosd.scheduling.packing import Limits
 from bros.brosd.scheduling.pool_plan import PoolPlan
 from bros.brosd.scheduling.scheduler import Scheduler
 from bros.brosd.scheduling.slo_policy import POLICIES
-from bros.brosd.supervisor import Child, Supervisor
 from bros.kv import Allocator, BlockState, BlockTable, Klass, TableGeometry
 
 

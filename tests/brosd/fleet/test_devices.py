@@ -3,7 +3,7 @@
 import pytest
 
 from bros.brosd.config import load
-from bros.brosd.devices import DeviceError, Group, cuda_groups, find_groups, share_cores
+from bros.brosd.fleet.devices import DeviceError, Group, cuda_groups, find_groups, share_cores
 
 
 def groups(found: int, *settings: str) -> list[tuple[int, ...]]:

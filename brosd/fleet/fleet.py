@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.devices import Group
-from bros.brosd.placement import Placement
+from bros.brosd.fleet.devices import Group
+from bros.brosd.fleet.placement import Placement
+from bros.brosd.fleet.supervisor import Child, Supervisor
+from bros.brosd.fleet.worker_handle import Worker
 from bros.brosd.protocol import wire
 from bros.brosd.scheduling.latency import Latencies
 from bros.brosd.scheduling.request import Request
-from bros.brosd.supervisor import Child, Supervisor
-from bros.brosd.worker import Worker
 
 
 class Fleet:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bros.brosd.placement import Place, Placement
+from bros.brosd.fleet.placement import Place, Placement
 from bros.brosd.protocol.wire import Admit, Sampling, pack_ids
 from bros.brosd.scheduling.packing import Limits
 from bros.brosd.scheduling.request import Request

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 
-from bros.brosd.instance import running_pid
+from bros.brosd.locks import running_pid
 
 LINE_TOKENS = 8
 

@@ -19,10 +19,10 @@ from bros.brosd.fleet.devices import Group
 from bros.brosd.fleet.fleet import Fleet
 from bros.brosd.fleet.supervisor import Child, Exited, Supervisor, describe
 from bros.brosd.fleet.worker_handle import PoolTooSmall, Worker
-from bros.brosd.notify import notify, watchdog_s
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import Inbox, Outbox
-from bros.brosd.report import report
+from bros.brosd.stats import report
+from bros.brosd.systemd import notify, watchdog_s
 
 log = logging.getLogger(__name__)
 

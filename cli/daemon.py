@@ -35,7 +35,7 @@ def start(
     ] = False,
 ) -> None:
     """Start the daemon. Example: brosd start --detach --set server.port=8080"""
-    from bros.brosd.serve import serve, serve_detached
+    from bros.brosd.lifecycle import serve, serve_detached
 
     overrides = list(set_ or [])
     if model is not None:
@@ -60,7 +60,7 @@ def start(
 @app.command()
 def reload(config: ConfigFile = None, set_: Overrides = None) -> None:
     """Have the daemon read its configuration and its API keys again. Example: brosd reload"""
-    from bros.brosd.serve import reload as reload_daemon
+    from bros.brosd.lifecycle import reload as reload_daemon
 
     reload_daemon(target(config, set_).load())
 
@@ -77,7 +77,7 @@ def stop(
 
     Example: brosd stop --now
     """
-    from bros.brosd.serve import stop as stop_daemon
+    from bros.brosd.lifecycle import stop as stop_daemon
 
     stopped = stop_daemon(target(config, set_).load(), now=now)
     typer.echo("brosd has stopped" if stopped else "brosd is not running")
@@ -133,7 +133,7 @@ KeyName = Annotated[str, typer.Argument(help="Who uses it.")]
 @key.command("create")
 def create_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
     """Make an API key and print it: it is shown this once. Example: brosd key create laptop"""
-    from bros.brosd.serve import keys_of
+    from bros.brosd.lifecycle import keys_of
 
     typer.echo(keys_of(target(config, set_).load()).create(name))
 
@@ -145,7 +145,7 @@ def list_keys(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the names of the API keys. Example: brosd key list"""
-    from bros.brosd.serve import keys_of
+    from bros.brosd.lifecycle import keys_of
 
     known_keys = keys_of(target(config, set_).load()).all
     if json:
@@ -163,7 +163,7 @@ def revoke_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None)
 
     Example: brosd key revoke laptop
     """
-    from bros.brosd.serve import keys_of
+    from bros.brosd.lifecycle import keys_of
 
     keys_of(target(config, set_).load()).revoke(name)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bros.brosd.client.client import ClientError, NotRunning
 from bros.brosd.config import Config
-from bros.brosd.serve import KeyFileError, check_keys
+from bros.brosd.lifecycle import KeyFileError, check_keys
 from bros.cli.render import print_json
 from bros.cli.target import Target
 

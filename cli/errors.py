@@ -35,7 +35,7 @@ def guarded(app: Callable[[], object]) -> int:
 def _exit_code(error: Exception) -> int | None:
     from bros.brosd.client.client import ClientError
     from bros.brosd.config import ConfigError
-    from bros.brosd.serve import KeyFileError, ServeError
+    from bros.brosd.lifecycle import KeyFileError, ServeError
 
     if isinstance(error, ConfigError):
         return 2

@@ -16,7 +16,7 @@ import msgspec
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bros.brosd.instance import running_pid
+from bros.brosd.locks import running_pid
 from bros.brosd.protocol.batch_lines import parts
 from bros.brosd.protocol.sockets import encode, ipc
 from bros.brosd.protocol.wire import (

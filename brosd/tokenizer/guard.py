@@ -8,7 +8,7 @@ from collections import Counter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bros.brosd.keys import Keys
+from bros.brosd.api_keys import Keys
 from bros.brosd.tokenizer.errors import ApiError, error_response
 from bros.brosd.tokenizer.openapi import OPEN_PATHS
 

@@ -6,8 +6,8 @@ import asyncio
 import gc
 import logging
 
+from bros.brosd.api_keys import KeyFileError, Keys, are_required
 from bros.brosd.config import Config, restore
-from bros.brosd.keys import KeyFileError, Keys, are_required
 from bros.brosd.protocol.sockets import Inbox, Outbox
 from bros.brosd.protocol.wire import (
     Drain,

@@ -63,7 +63,7 @@ def list_models(target: Target, *, json: bool) -> None:
 
 def pull(target: Target, name: str) -> None:
     """Fetch a model, and convert it if need be."""
-    from bros.brosd.serve import fetch_model
+    from bros.brosd.lifecycle import fetch_model
 
     config = target.load()
     config.model.name = name

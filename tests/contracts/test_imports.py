@@ -27,7 +27,7 @@ MAY_IMPORT = {
         "bros.brosd.client.client",
         "bros.brosd.config",
         "bros.brosd.protocol.batch_lines",
-        "bros.brosd.serve",
+        "bros.brosd.lifecycle",
     },
 }
 TORCH = {"torch", "transformers", "numba", "flash_attn", "accelerate", "gguf"}
@@ -77,7 +77,7 @@ def test_only_workers_load_models(package: str) -> None:
 
 
 def test_the_daemon_never_loads_torch() -> None:
-    code = "import bros.brosd.daemon, bros.brosd.serve, sys; print(*sys.modules)"
+    code = "import bros.brosd.daemon, bros.brosd.lifecycle, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not TORCH & set(done.stdout.split())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from bros.brosd.instance import running_pid
+from bros.brosd.locks import running_pid
 
 MODEL = "smollm2-135m-instruct"
 START_TIMEOUT_S = 240.0

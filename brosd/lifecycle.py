@@ -15,15 +15,15 @@ from pathlib import Path
 
 import uvloop
 
+from bros.brosd.api_keys import KeyFileError as KeyFileError
+from bros.brosd.api_keys import Keys
+from bros.brosd.api_keys import check_keys as check_keys
 from bros.brosd.config import Config
 from bros.brosd.daemon import Daemon, DaemonError, Load
 from bros.brosd.fleet.devices import DeviceError, find_groups, share_cores
-from bros.brosd.instance import InstanceError, instance, make_folder, make_folders, running_pid
-from bros.brosd.keys import KeyFileError as KeyFileError
-from bros.brosd.keys import Keys
-from bros.brosd.keys import check_keys as check_keys
-from bros.brosd.notify import notify
+from bros.brosd.locks import InstanceError, instance, make_folder, make_folders, running_pid
 from bros.brosd.protocol.child import setup_logging
+from bros.brosd.systemd import notify
 
 log = logging.getLogger(__name__)
 

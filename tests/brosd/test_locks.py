@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bros.brosd.config import Config, load
-from bros.brosd.instance import InstanceError, instance, running_pid
+from bros.brosd.locks import InstanceError, instance, running_pid
 
 
 def config_in(folder: Path) -> Config:
@@ -39,7 +39,7 @@ def test_what_a_killed_daemon_left_is_swept(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     code = (
         "import os, sys, pathlib; from bros.brosd.config import load;"
-        "from bros.brosd.instance import instance;"
+        "from bros.brosd.locks import instance;"
         "config = load(environ=dict(os.environ));"
         "lock = instance(config); lock.__enter__();"
         "[(config.runtime / name).touch() for name in ('table-0.1.kv', 'daemon.sock')];"

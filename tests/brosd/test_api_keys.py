@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bros.brosd.api_keys import KeyFileError, Keys, check_keys, is_loopback
 from bros.brosd.config import load, reloaded
-from bros.brosd.keys import KeyFileError, Keys, check_keys, is_loopback
 
 
 def test_a_key_is_kept_as_its_hash(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from bros.brosd import config as configuration
 from bros.brosd.protocol.child import die_with_parent, setup_logging, start_heartbeat
 from bros.brosd.protocol.sockets import BlockingOutbox, encode, ipc
 from bros.brosd.protocol.wire import Fault, Hello, ToDaemon
-from bros.brosd.tokenizer.database import StoreError
+from bros.brosd.tokenizer.generation.codec import Codec, TextError
+from bros.brosd.tokenizer.generation.traces import TracesError
+from bros.brosd.tokenizer.http.server import ListenError
+from bros.brosd.tokenizer.jobs.database import StoreError
 from bros.brosd.tokenizer.process import PEER, run
-from bros.brosd.tokenizer.server import ListenError
-from bros.brosd.tokenizer.text import Codec, TextError
-from bros.brosd.tokenizer.traces import TracesError
 
 log = logging.getLogger(__name__)
 

@@ -20,19 +20,19 @@ from bros.brosd.protocol.wire import (
     ToDaemon,
     ToTokenizer,
 )
-from bros.brosd.tokenizer.caretaker import Caretaker
-from bros.brosd.tokenizer.edge import Edge
-from bros.brosd.tokenizer.engine import Engine
-from bros.brosd.tokenizer.guard import Guard
-from bros.brosd.tokenizer.http import make_app
-from bros.brosd.tokenizer.http_batches import Batches
-from bros.brosd.tokenizer.keeper import Keeper
-from bros.brosd.tokenizer.openai_api import Api
-from bros.brosd.tokenizer.prepare import Preparer
-from bros.brosd.tokenizer.runner import Runner
-from bros.brosd.tokenizer.server import HttpServer, listen
-from bros.brosd.tokenizer.text import Codec
-from bros.brosd.tokenizer.traces import Tracer
+from bros.brosd.tokenizer.generation.codec import Codec
+from bros.brosd.tokenizer.generation.live_requests import Engine
+from bros.brosd.tokenizer.generation.traces import Tracer
+from bros.brosd.tokenizer.http.app import make_app
+from bros.brosd.tokenizer.http.auth import Guard
+from bros.brosd.tokenizer.http.batch_routes import Batches
+from bros.brosd.tokenizer.http.server import HttpServer, listen
+from bros.brosd.tokenizer.jobs.async_store import Keeper
+from bros.brosd.tokenizer.jobs.housekeeping import Caretaker
+from bros.brosd.tokenizer.jobs.line_runner import Runner
+from bros.brosd.tokenizer.local.zmq_server import Edge
+from bros.brosd.tokenizer.openai.prepare import Preparer
+from bros.brosd.tokenizer.openai.service import Api
 
 log = logging.getLogger(__name__)
 

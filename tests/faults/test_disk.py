@@ -11,8 +11,8 @@ import pytest
 
 from bros.brosd.client.client import ApiError, Client
 from bros.brosd.protocol import wire
-from bros.brosd.tokenizer.database import open_database
-from bros.brosd.tokenizer.jobs import JobStore
+from bros.brosd.tokenizer.jobs.database import open_database
+from bros.brosd.tokenizer.jobs.store import JobStore
 from fake_daemon import TEXT, Daemon, batch_line
 from harness import wait_until
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import httpx
 import openai
 
-from bros.brosd.tokenizer.database import open_database
-from bros.brosd.tokenizer.jobs import JobStore
+from bros.brosd.tokenizer.jobs.database import open_database
+from bros.brosd.tokenizer.jobs.store import JobStore
 from harness import FLOAT32, MODEL, MakeServer, Server, wait_until
 from traffic import metrics, nothing_is_held
 

@@ -1,0 +1,1 @@
+"""From text to tokens and back, for requests that are being generated."""

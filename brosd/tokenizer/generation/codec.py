@@ -1,0 +1,124 @@
+"""The model's text side: its tokenizer and its chat template, loaded from a local folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from llguidance import LLMatcher, LLTokenizer
+
+from bros.brosd.tokenizer.openai.errors import invalid
+
+log = logging.getLogger(__name__)
+
+
+class TextError(RuntimeError):
+    """The folder's tokenizer cannot be used; the text says why."""
+
+
+class GenerationConfig(msgspec.Struct):
+    """The part of `generation_config.json` that ends an answer."""
+
+    eos_token_id: int | list[int] | None = None
+
+
+class Codec:
+    """Text to token ids and back. Encoding can take long for long texts: call it in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tokenizer = _load(folder)
+        self._backend = self._tokenizer.backend_tokenizer
+        self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
+        self.eos_ids = sorted(_generation_eos(folder) | {*self._own_eos()})
+
+    def _own_eos(self) -> list[int]:
+        eos = self._tokenizer.eos_token_id
+        return [] if eos is None else [eos]
+
+    def encode(self, text: str) -> list[int]:
+        """A plain prompt, with the special tokens that the tokenizer puts around a text."""
+        ids: list[int] = self._tokenizer.encode(text, verbose=False)
+        return ids
+
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
+        """A conversation, ready for the assistant's turn.
+
+        Control tokens written out in a message stay plain text: nobody can end his turn and speak
+        as the system. ApiError if there is no template, or it refuses these messages.
+        """
+        if not self._tokenizer.chat_template:
+            raise invalid("messages", "this model has no chat template; use /v1/completions")
+        if tools and not re.search(r"\btools\b", str(self._tokenizer.chat_template)):
+            problem = "this model's chat template has no place for tools"
+            raise invalid("tools", problem, "unsupported_value")
+        try:
+            ids: list[int] = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=True,
+                sanitize_control_tokens=True,
+                return_dict=False,
+            )
+        except Exception as error:  # a template is a program of the model's: it may raise anything
+            raise invalid("messages", f"the chat template refuses them: {error}") from None
+        return ids
+
+    def check_grammar(self, grammar: str) -> str:
+        """What is wrong with a grammar, empty if nothing is. Can take long: call it in a thread."""
+        if not (self._folder / "tokenizer.json").is_file():
+            return "this model's tokenizer does not support grammars: it has no tokenizer.json"
+        problem: str = LLMatcher.validate_grammar(grammar, self._guide)
+        return problem.removeprefix("ERROR: ")
+
+    @cached_property
+    def _guide(self) -> LLTokenizer:
+        text = self._backend.to_str()
+        return LLTokenizer(text, n_vocab=self.vocab_size, eos_token=self.eos_ids or None)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token stands for, which may be a part of a character."""
+        content: bytes = self._guide.decode_bytes([token])
+        return content
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens."""
+        text: str = self._backend.decode(ids, skip_special_tokens=True)
+        return text
+
+    def decode_all(self, ids: Sequence[int]) -> str:
+        """The text of ids, with special tokens."""
+        text: str = self._backend.decode(ids, skip_special_tokens=False)
+        return text
+
+
+def _load(folder: Path) -> Any:
+    # Here, not above: it takes most of a second, and only the tokenizer process needs it.
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise TextError(f"{folder} has no usable tokenizer: {error}") from None
+    if not tokenizer.is_fast:
+        raise TextError(f"{folder} has no tokenizer.json: convert it to a fast tokenizer first")
+    return tokenizer
+
+
+def _generation_eos(folder: Path) -> set[int]:
+    path = folder / "generation_config.json"
+    try:
+        config = msgspec.json.decode(path.read_bytes(), type=GenerationConfig)
+    except FileNotFoundError:
+        return set()
+    except msgspec.DecodeError as error:
+        raise TextError(f"{path}: {error}") from None
+    eos = config.eos_token_id
+    return {eos} if isinstance(eos, int) else set(eos or ())

@@ -1,0 +1,272 @@
+"""The live requests: sends them to the daemon, turns the tokens that come back into text.
+
+Runs on the event loop alone. Leaving a `Run` before its end aborts what is left of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bros.brosd.protocol.wire import (
+    Abort,
+    Admit,
+    Emit,
+    Fail,
+    FinishReason,
+    Logprobs,
+    Message,
+    Sampling,
+    Slo,
+    Stats,
+    pack_ids,
+    unpack_ids,
+)
+from bros.brosd.tokenizer.generation.detokenize import Decode, TextStream
+from bros.brosd.tokenizer.generation.traces import caller
+from bros.brosd.tokenizer.openai.errors import ApiError, shutting_down, starting
+from bros.kv import Klass
+
+log = logging.getLogger(__name__)
+
+RID_BITS = 63
+
+
+class Sender(Protocol):
+    """The way to the daemon."""
+
+    async def send(self, message: Message) -> None: ...
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A tokenized request. Unless it streams, its text comes in one piece, at the end."""
+
+    klass: Klass
+    arrived_s: float
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling
+    stop_ids: list[int]
+    stops: list[str]
+    slo: Slo | None
+    stream: bool
+
+
+Ends = Counter[tuple[Klass, str]]
+"""Requests that are over, by class and reason: "stop", "length", "abort" or "error"."""
+
+
+@dataclass
+class Delta:
+    """What a request adds to choice `index` of an answer; `finish` ("stop", "length") is last."""
+
+    index: int
+    text: str
+    tokens: list[int]
+    finish: str | None = None
+    logprobs: list[tuple[int, Logprobs]] = field(default_factory=list)  # with their tokens
+
+
+class Generation:
+    """One live request: takes tokens, hands deltas to `post`."""
+
+    def __init__(
+        self,
+        index: int,
+        submission: Submission,
+        decode: Decode,
+        post: Callable[[Delta | ApiError], None],
+    ) -> None:
+        self._index = index
+        self._post = post
+        self.submission = submission
+        self.caller = caller.get()
+        self.first_s: float | None = None  # when the first token came
+        self.finish: str | None = None  # the reason, once it is known
+        self._stream = submission.stream
+        self._text = TextStream(decode, submission.stops)
+        self._pieces: list[str] = []
+        self._tokens: list[int] = []
+        self._logprobs: list[tuple[int, Logprobs]] = []
+        self.num_tokens = 0
+
+    def push(self, token: int, finish: FinishReason, told: Logprobs | None) -> bool:
+        """Take a token; True if a stop string was found, so that no more are wanted."""
+        if self.first_s is None:
+            self.first_s = time.monotonic()
+        self.num_tokens += 1
+        self._tokens.append(token)
+        if told is not None:
+            self._logprobs.append((token, told))
+        if finish is not FinishReason.STOP:  # the token that ends an answer has no text
+            self._pieces.append(self._text.push(token))
+        if finish is not FinishReason.NONE and not self._text.stopped:
+            self._pieces.append(self._text.finish())
+        if self._text.stopped or finish is FinishReason.STOP:
+            self._flush("stop")
+        elif finish is FinishReason.LENGTH:
+            self._flush("length")
+        elif self._stream:
+            self._flush(None)
+        return self._text.stopped
+
+    def fail(self, error: ApiError) -> None:
+        self._post(error)
+
+    def _flush(self, finish: str | None) -> None:
+        self.finish = finish
+        text = "".join(self._pieces)
+        self._post(Delta(self._index, text, self._tokens, finish, self._logprobs))
+        self._pieces, self._tokens, self._logprobs = [], [], []
+
+
+@dataclass
+class Run:
+    """The requests of one answer, one per prompt. Iterate over it for their deltas."""
+
+    generations: dict[int, Generation] = field(default_factory=dict)  # by rid
+    _deltas: asyncio.Queue[Delta | ApiError] = field(default_factory=asyncio.Queue)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens sampled so far, over all prompts."""
+        return sum(generation.num_tokens for generation in self.generations.values())
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """Deltas in the order they happen. ApiError if any request fails."""
+        unfinished = len(self.generations)
+        while unfinished:
+            delta = await self._deltas.get()
+            if isinstance(delta, ApiError):
+                raise delta
+            unfinished -= delta.finish is not None
+            yield delta
+
+
+class Engine:
+    """All live requests, and what the daemon last said about itself.
+
+    `on_end` is told of each request that is over, and why.
+    """
+
+    def __init__(
+        self, daemon: Sender, decode: Decode, on_end: Callable[[Generation, str], None]
+    ) -> None:
+        self._daemon = daemon
+        self._decode = decode
+        self._on_end = on_end
+        self._live: dict[int, Generation] = {}
+        self._opened = asyncio.Event()
+        self.ends: Ends = Counter()
+        self.stats: Stats | None = None
+        self.draining = False
+
+    @property
+    def max_len(self) -> int:
+        """Tokens of prompt and answer together; 0 while no worker has told."""
+        return self.stats.max_len if self.stats else 0
+
+    @property
+    def state(self) -> str:
+        """The daemon's, as it said last: "starting", "ready" or "draining"."""
+        return self.stats.state if self.stats else "starting"
+
+    def check_open(self) -> None:
+        """ApiError (503) unless new requests are taken."""
+        if self.draining:
+            raise shutting_down()
+        if not self.max_len:
+            raise starting()
+
+    def check_ready(self) -> None:
+        """ApiError (503) unless new requests are taken, and served now."""
+        self.check_open()
+        if self.state != "ready":
+            raise starting()
+
+    async def wait_open(self) -> None:
+        """Until the first worker has told how long a request may be."""
+        await self._opened.wait()
+
+    @asynccontextmanager
+    async def run(self, submissions: Sequence[Submission]) -> AsyncGenerator[Run, None]:
+        """Send requests to the daemon; those that live on at the end of the block are aborted.
+
+        ApiError (503) if no new requests are taken.
+        """
+        self.check_open()
+        run = Run()
+        try:
+            for index, submission in enumerate(submissions):
+                rid = secrets.randbits(RID_BITS)
+                generation = Generation(index, submission, self._decode, run._deltas.put_nowait)
+                self._live[rid] = run.generations[rid] = generation
+                await self._daemon.send(_admit(rid, submission))
+            yield run
+        finally:
+            for rid in run.generations:
+                if self._end(rid, "abort") is not None:
+                    await self._daemon.send(Abort(rid))
+
+    # -- from the daemon -------------------------------------------------------------------------
+
+    async def on_emit(self, emit: Emit) -> None:
+        """Hand tokens to their requests. A request that nobody here knows is aborted."""
+        tokens = unpack_ids(emit.tokens).tolist()
+        told = {emit.rids[item.index]: item for item in emit.logprobs}
+        for rid, token, finish in zip(emit.rids, tokens, emit.finish, strict=True):
+            generation = self._live.get(rid)
+            unwanted = generation is None or generation.push(token, finish, told.get(rid))
+            if generation and generation.finish:
+                self._end(rid, generation.finish)
+            if unwanted and finish is FinishReason.NONE:
+                await self._daemon.send(Abort(rid))
+
+    def on_fail(self, fail: Fail) -> None:
+        if generation := self._end(fail.rid, "error"):
+            generation.fail(ApiError(fail.status, fail.message, code=fail.code))
+
+    def _end(self, rid: int, reason: str) -> Generation | None:
+        """Forget a request, if it lives, and count it."""
+        generation = self._live.pop(rid, None)
+        if generation is not None:
+            self.ends[generation.submission.klass, reason] += 1
+            self._on_end(generation, reason)
+        return generation
+
+    def on_stats(self, stats: Stats) -> None:
+        self.stats = stats
+        if stats.max_len:
+            self._opened.set()
+
+    def drain(self) -> None:
+        """Take no new requests."""
+        self.draining = True
+
+    def fail_all(self) -> None:
+        """End all requests with an error: the process stops."""
+        self.draining = True
+        for rid in list(self._live):
+            if generation := self._end(rid, "error"):
+                generation.fail(shutting_down())
+
+
+def _admit(rid: int, submission: Submission) -> Admit:
+    return Admit(
+        rid=rid,
+        klass=submission.klass,
+        arrived_s=submission.arrived_s,
+        prompt=pack_ids(submission.prompt),
+        max_tokens=submission.max_tokens,
+        sampling=submission.sampling,
+        stop_ids=submission.stop_ids,
+        slo=submission.slo,
+    )

@@ -1,0 +1,67 @@
+"""Stands before the HTTP endpoints: who may ask, and how much at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from bros.brosd.api_keys import Keys
+from bros.brosd.tokenizer.http.openapi import OPEN_PATHS
+from bros.brosd.tokenizer.openai.errors import ApiError, error_response
+
+log = logging.getLogger(__name__)
+
+ANYBODY = ""
+
+
+class Guard:
+    """ASGI middleware. `keys` is None where everybody may ask."""
+
+    def __init__(self, app: ASGIApp, keys: Keys | None, max_requests_per_key: int) -> None:
+        self._app = app
+        self.keys = keys
+        self.max_requests_per_key = max_requests_per_key
+        self._active: Counter[str] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self._app(scope, receive, send)
+            return
+        try:
+            owner = self._owner(Headers(scope=scope))
+            self._check_room(owner)
+        except ApiError as error:
+            await error_response(error, {"connection": "close"})(scope, receive, send)
+            return
+        self._active[owner] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._active[owner] -= 1
+            if not self._active[owner]:
+                del self._active[owner]
+
+    def _owner(self, headers: Headers) -> str:
+        """Whose key came with the request. ApiError (401) if one is required and none did."""
+        if self.keys is None:
+            return ANYBODY
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            message = "This server needs an API key: send 'Authorization: Bearer KEY'"
+            raise ApiError(401, message, code="missing_api_key")
+        owner = self.keys.owner(key.strip())
+        if owner is None:
+            log.warning("event=bad_api_key")
+            raise ApiError(401, "This API key is not known here", code="invalid_api_key")
+        return owner
+
+    def _check_room(self, owner: str) -> None:
+        if self._active[owner] >= self.max_requests_per_key:
+            message = (
+                f"More than {self.max_requests_per_key} requests at a time "
+                "(server.max_requests_per_key)"
+            )
+            raise ApiError(429, message, code="too_many_requests")

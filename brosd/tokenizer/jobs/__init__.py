@@ -1,0 +1,1 @@
+"""Batch jobs: their store on disk, and what works through their lines."""

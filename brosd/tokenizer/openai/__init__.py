@@ -1,0 +1,1 @@
+"""OpenAI's API, whatever transport brought the request."""

@@ -1,0 +1,245 @@
+"""A request body to the submissions it asks for: text to tokens, defaults, limits."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from bros.brosd.config import SloConfig
+from bros.brosd.protocol.wire import Sampling, Slo
+from bros.brosd.tokenizer.generation.codec import Codec
+from bros.brosd.tokenizer.generation.live_requests import Submission
+from bros.brosd.tokenizer.openai.errors import ApiError, invalid
+from bros.brosd.tokenizer.openai.schema import (
+    MAX_PROMPTS,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    Request,
+    SloMs,
+    TokenizeRequest,
+    ToolCall,
+    refuse_unsupported,
+)
+from bros.brosd.tokenizer.openai.structured_output import Tool, answer_grammar, call_grammar
+from bros.kv import Klass
+
+COMPLETION_TOKENS = 16  # of a completion that says nothing, as OpenAI's
+GREEDY_BELOW = 1e-5  # a temperature that divides logits out of range
+SEED_MASK = 2**63 - 1
+SHORT_CHARS = 2048  # encoded at once; a longer text would keep streams waiting
+ENCODER_THREADS = 2
+
+
+class Preparer:
+    """Holds what requests are measured by; one thread pool for long texts."""
+
+    def __init__(self, codec: Codec, slo: SloConfig) -> None:
+        self._codec = codec
+        self.slo = slo
+        self.token_bytes = codec.token_bytes
+        self._threads = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def prepare(
+        self, request: ChatRequest | CompletionRequest, max_len: int, *, batch: bool
+    ) -> list[Submission]:
+        """`n` submissions per prompt. ApiError (400) if the request cannot be served as it is."""
+        arrived_s = time.monotonic()
+        refuse_unsupported(request)
+        if request.stream_options is not None and not request.stream and not batch:
+            raise invalid("stream_options", "goes with 'stream': true only")
+        if isinstance(request, ChatRequest):
+            prompts = [await self._encode_chat(request.messages, request.callable_tools)]
+        else:
+            prompts = await self._encode_prompts(request)
+        choices = request.n or 1
+        if len(prompts) * choices > MAX_PROMPTS:
+            raise invalid("n", f"more than {MAX_PROMPTS} choices in one request")
+        grammar = await self._grammar(request)
+        if request.num_logprobs is not None:  # what it needs takes a moment to load, once
+            await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._codec.token_bytes, 0
+            )
+        klass = Klass.BE if batch or request.service_tier == "flex" else Klass.RT
+        return [
+            Submission(
+                klass=klass,
+                arrived_s=arrived_s,
+                prompt=prompt,
+                max_tokens=_max_tokens(request, len(prompt), max_len),
+                sampling=sampling,
+                stop_ids=self._stop_ids(request),
+                stops=request.stops,
+                slo=self._objectives(request) if klass is Klass.RT else None,
+                stream=bool(request.stream) and not batch,
+            )
+            for prompt in prompts
+            for sampling in _samplings(request, choices, grammar)
+        ]
+
+    async def _grammar(self, request: ChatRequest | CompletionRequest) -> str:
+        """What the answer must keep to, empty for any text; ApiError if that cannot be."""
+        field, grammar = "response_format", answer_grammar(request.response_format)
+        if isinstance(request, ChatRequest) and (tools := request.callable_tools):
+            if grammar:
+                raise invalid("response_format", "does not go with 'tools': choose one of them")
+            field, grammar = "tools", call_grammar(tools, request.tool_choice)
+        if not grammar:
+            return ""
+        if request.ignore_eos:
+            raise invalid("ignore_eos", f"does not go with '{field}'")
+        loop = asyncio.get_running_loop()
+        problem = await loop.run_in_executor(self._threads, self._codec.check_grammar, grammar)
+        if problem:
+            raise invalid(field, problem)
+        return grammar
+
+    async def tokenize(self, request: TokenizeRequest) -> list[int]:
+        """The tokens of a text or a conversation. ApiError if it is neither, or both."""
+        if request.messages is not None and request.prompt is None:
+            return await self._encode_chat(request.messages, request.tools or [])
+        if request.prompt is None or request.messages is not None:
+            raise invalid("prompt", "give either 'prompt' or 'messages'")
+        return await self._encode(request.prompt)
+
+    async def detokenize(self, request: DetokenizeRequest) -> str:
+        """The text of tokens, with those that control the model."""
+        self._check_ids(request.tokens, "tokens")
+        loop = asyncio.get_running_loop()
+        decode = self._codec.decode_all
+        return await loop.run_in_executor(self._threads, decode, request.tokens)
+
+    async def _encode_chat(self, messages: list[ChatMessage], callable_: list[Tool]) -> list[int]:
+        plain = [_plain(message, index) for index, message in enumerate(messages)]
+        tools = [msgspec.to_builtins(tool) for tool in callable_]
+        num_chars = sum(len(message["content"]) for message in plain)
+        if num_chars <= SHORT_CHARS and not tools:
+            return self._codec.encode_chat(plain)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._codec.encode_chat, plain, tools)
+
+    async def _encode_prompts(self, request: CompletionRequest) -> list[list[int]]:
+        encoded = []
+        for name, prompt in request.prompts:
+            ids = await self._encode(prompt) if isinstance(prompt, str) else prompt
+            if not ids:
+                raise invalid(name, "is empty: give at least one token")
+            self._check_ids(ids, name)
+            encoded.append(ids)
+        return encoded
+
+    async def _encode(self, text: str) -> list[int]:
+        if len(text) <= SHORT_CHARS:
+            return self._codec.encode(text)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._codec.encode, text)
+
+    def _check_ids(self, ids: list[int], name: str) -> None:
+        limit = self._codec.vocab_size
+        for position, token in enumerate(ids):
+            if not 0 <= token < limit:
+                field = f"{name}[{position}]"
+                raise invalid(field, f"token id {token} is not in [0, {limit})")
+
+    def _stop_ids(self, request: Request) -> list[int]:
+        asked = request.stop_token_ids or []
+        self._check_ids(asked, "stop_token_ids")
+        return [*asked, *([] if request.ignore_eos else self._codec.eos_ids)]
+
+    def _objectives(self, request: Request) -> Slo:
+        asked = request.slo or SloMs()
+        ttft_ms, tpot_ms = asked.ttft_ms, asked.tpot_ms
+        return Slo(
+            ttft_s=self.slo.ttft_s if ttft_ms is None else ttft_ms / 1000,
+            tpot_s=self.slo.tpot_s if tpot_ms is None else tpot_ms / 1000,
+        )
+
+
+def _plain(message: ChatMessage, index: int) -> dict[str, Any]:
+    """A message as chat templates expect it: content as one text, no role that only OpenAI has."""
+    if message.content is None and not message.tool_calls:
+        raise invalid(f"messages[{index}].content", "is required", "missing_field")
+    content = message.content or ""
+    if not isinstance(content, str):
+        content = "\n".join(part.text for part in content)
+    role = "system" if message.role == "developer" else message.role
+    plain: dict[str, Any] = {"role": role, "content": content}
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            _called(call, f"messages[{index}].tool_calls[{number}]")
+            for number, call in enumerate(message.tool_calls)
+        ]
+    return plain
+
+
+def _called(call: ToolCall, field: str) -> dict[str, Any]:
+    """A call as templates expect it: its arguments are no text, but what the text stands for."""
+    try:
+        arguments = msgspec.json.decode(call.function.arguments)
+    except msgspec.DecodeError as error:
+        raise invalid(f"{field}.function.arguments", f"is no JSON: {error}") from None
+    function = {"name": call.function.name, "arguments": arguments}
+    return {"id": call.id, "type": call.type, "function": function}
+
+
+def _max_tokens(request: ChatRequest | CompletionRequest, num_prompt: int, max_len: int) -> int:
+    """How many tokens may be sampled. ApiError if the context has no room for so many."""
+    left = max_len - num_prompt
+    field = "messages" if isinstance(request, ChatRequest) else "prompt"
+    if left < 1:
+        raise _too_long(field, f"{num_prompt} tokens leave no room for an answer", max_len)
+    name, asked = _asked(request)
+    if asked is None:
+        return left if isinstance(request, ChatRequest) else min(COMPLETION_TOKENS, left)
+    if asked > left:
+        problem = f"{num_prompt} tokens of {field} and {asked} of answer are too many"
+        raise _too_long(name, problem, max_len)
+    return asked
+
+
+def _asked(request: ChatRequest | CompletionRequest) -> tuple[str, int | None]:
+    if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
+        return "max_completion_tokens", request.max_completion_tokens
+    return "max_tokens", request.max_tokens
+
+
+def _too_long(param: str, problem: str, max_len: int) -> ApiError:
+    problem = f"{problem}: the context length is {max_len} tokens"
+    return invalid(param, problem, "context_length_exceeded")
+
+
+def _samplings(request: Request, choices: int, grammar: str) -> list[Sampling]:
+    """How each choice of a prompt is drawn: with seeds of their own."""
+    first = _sampling(request, grammar)
+    seeds = [(first.seed + number) & SEED_MASK for number in range(choices)]
+    return [msgspec.structs.replace(first, seed=seed) for seed in seeds]
+
+
+def _sampling(request: Request, grammar: str) -> Sampling:
+    temperature = 1.0 if request.temperature is None else request.temperature
+    seed = secrets.randbits(63) if request.seed is None else request.seed & SEED_MASK
+    return Sampling(
+        temperature=temperature if temperature >= GREEDY_BELOW else 0.0,
+        top_k=max(0, request.top_k or 0),
+        top_p=1.0 if request.top_p is None else request.top_p,
+        min_p=request.min_p or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        seed=seed,
+        logprobs=request.num_logprobs,
+        grammar=grammar,
+    )

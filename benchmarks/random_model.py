@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from bros.brosd.config import DEFAULT_MODEL, load
-from bros.workers.models import resolve
+from bros.workers.models.resolve import resolve
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -40,7 +40,13 @@ def fetch_model(config: Config) -> Path:
 
     In a process of its own, since that needs torch and this one must never load it.
     """
-    command = [sys.executable, "-m", "bros.workers.fetch", config.model.name, str(config.cache)]
+    command = [
+        sys.executable,
+        "-m",
+        "bros.workers.models.fetch",
+        config.model.name,
+        str(config.cache),
+    ]
     environ = {**os.environ, "PYTHONSAFEPATH": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environ, check=False)
     if done.returncode != 0:

@@ -40,7 +40,7 @@ def cache_dir() -> Path:
 @pytest.fixture(scope="session")
 def model_dir(cache_dir: Path) -> Path:
     """The default model as a local Hugging Face folder."""
-    command = [sys.executable, "-m", "bros.workers.fetch", MODEL, str(cache_dir)]
+    command = [sys.executable, "-m", "bros.workers.models.fetch", MODEL, str(cache_dir)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip())
 

@@ -57,7 +57,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then tells us
     config = restore(arguments.runtime_dir / "config.json")
     set_threads(config)
-    from bros.workers.loop import Follower, Worker
+    from bros.workers.process import Follower, Worker
 
     devices = tuple(int(device) for device in arguments.devices.split(","))
     identity = Identity(

@@ -36,7 +36,7 @@ _decoder = msgspec.json.Decoder(list[Sample])
 
 
 class Rehearsed(Protocol):
-    """What runs iterations of rows that are made up: `bros.workers.executor.Executor`."""
+    """What runs iterations of rows that are made up: `bros.workers.executor.executor.Executor`."""
 
     @property
     def num_blocks(self) -> int: ...

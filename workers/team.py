@@ -31,10 +31,10 @@ from bros.brosd.protocol.wire import (
     unpack_ids,
 )
 from bros.kv import BlockTableView
-from bros.workers.checkpoints import Copied
-from bros.workers.draw.sampler import Choice
-from bros.workers.executor import Executor
+from bros.workers.executor.checkpoints import Copied
+from bros.workers.executor.executor import Executor
 from bros.workers.identity import Identity
+from bros.workers.sampling.sampler import Choice
 
 log = logging.getLogger(__name__)
 

@@ -66,7 +66,7 @@ def compare(peer: str, ours: dict[str, float], theirs: dict[str, float]) -> None
 
 def gguf_of(folder: Path) -> Path:
     """The default model as llama.cpp wants it, below the peers' folder."""
-    from bros.workers.models import PACKAGED
+    from bros.workers.models.resolve import PACKAGED
 
     packaged = PACKAGED[DEFAULT_MODEL]
     target = folder / packaged.member
@@ -91,7 +91,7 @@ def main() -> None:
     config = load(overrides=settings, environ={})
     set_threads(config)  # before torch and Numba are imported
     from benchmarks.executor import ours, peers, served
-    from bros.workers.models import resolve
+    from bros.workers.models.resolve import resolve
 
     folder = arguments.model or resolve(DEFAULT_MODEL, config.cache)
     figures = executor_figures(folder, settings, profiled=arguments.profile)

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bros.workers.linear import has_onednn
-from bros.workers.shape import ModelShape
+from bros.workers.cpu.linear import has_onednn
+from bros.workers.models.shape import ModelShape
 
 READ_BYTES = 2**29
 SIDE = 4096

@@ -15,7 +15,7 @@ from benchmarks.executor.floor import Floor
 from bros.brosd.config import Config, load
 from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, pack_ids
 from bros.kv import BlockTable, BlockTableView, TableGeometry
-from bros.workers.executor import Executor
+from bros.workers.executor.executor import Executor
 
 CHUNK = 256  # tokens of prompt in an iteration
 ROWS, NUM_BLOCKS = 64, 8448
@@ -32,7 +32,7 @@ def make_executor(folder: Path, config: Config, device: str) -> Executor:
     """As a worker would."""
     if device == "cpu":
         return Executor(folder, config)
-    from bros.workers.cuda import CudaExecutor
+    from bros.workers.executor.cuda import CudaExecutor
 
     return CudaExecutor(folder, config, device=device)
 

@@ -29,7 +29,7 @@ DETAILS = (
 
 
 class LocalModel(msgspec.Struct):
-    """What `bros.workers.store` says of a model."""
+    """What `bros.workers.models.store` says of a model."""
 
     name: str
     source: str
@@ -122,8 +122,14 @@ def local_models(target: Target) -> list[LocalModel]:
 
 
 def _store(target: Target, *command: str) -> bytes:
-    """Run `bros.workers.store`: how models are stored is the workers' business."""
-    arguments = [sys.executable, "-m", "bros.workers.store", str(target.load().cache), *command]
+    """Run `bros.workers.models.store`: how models are stored is the workers' business."""
+    arguments = [
+        sys.executable,
+        "-m",
+        "bros.workers.models.store",
+        str(target.load().cache),
+        *command,
+    ]
     environ = {**os.environ, "PYTHONSAFEPATH": "1"}
     done = subprocess.run(arguments, capture_output=True, env=environ, check=False)
     if done.returncode != 0:

@@ -12,7 +12,7 @@ import torch
 from bros.brosd.config import load
 from bros.brosd.protocol.wire import Sampling
 from bros.kv import CopyKind
-from bros.workers.draw.sampler import Draw, draw_all
+from bros.workers.sampling.sampler import Draw, draw_all
 from device_attention import ROWS, error_against_torch, run_family
 from tiny import FAMILIES, make_checkpoint
 
@@ -61,7 +61,7 @@ def test_families_on_cuda(family: str, graphs: bool, tmp_path: Path) -> None:
 def test_copies_keep_every_byte() -> None:
     """Saved, overwritten at once, restored, moved: also more blocks than there are stages."""
     from bros.workers.attention.device_pool import DevicePool
-    from bros.workers.streams import NUM_STAGES, StreamedCheckpoints
+    from bros.workers.executor.cuda_checkpoints import NUM_STAGES, StreamedCheckpoints
 
     blocks = 3 * NUM_STAGES
     pool = DevicePool((4, 2 * blocks, 16, 2, 64), torch.bfloat16, "cuda")
@@ -98,7 +98,7 @@ def test_draws_are_those_of_the_cpu() -> None:
 
 
 def test_the_pool_takes_what_is_left(tmp_path: Path) -> None:
-    from bros.workers.cuda import CudaExecutor
+    from bros.workers.executor.cuda import CudaExecutor
 
     folder = make_checkpoint("llama", tmp_path)
     half = load(overrides=["worker.gpu_memory_utilization=0.5"], environ={})

@@ -84,7 +84,7 @@ def run_family(
     num_tokens: int = 20,
 ) -> RowRunner:
     """Token for token what transformers says, with prompts in chunks and rows that lose KV."""
-    from bros.workers.cuda import CudaExecutor
+    from bros.workers.executor.cuda import CudaExecutor
 
     model = make_checkpoint(family, folder / "model")
     rng = random.Random(4)

@@ -16,7 +16,7 @@ from bros.kv import (
     TableGeometry,
     TokenChain,
 )
-from bros.workers.executor import Executor
+from bros.workers.executor.executor import Executor
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -10,7 +10,7 @@ import pytest
 from bros.brosd.config import Config, load
 from bros.brosd.scheduling.cost_model import CostModel, Load
 from bros.kv import BlockTable, BlockTableView, TableGeometry
-from bros.workers.executor import Executor
+from bros.workers.executor.executor import Executor
 from bros.workers.profile import profile, shapes
 
 

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bros.workers.prefetch import LINE_BYTES, emit_prefetch
+from bros.workers.cpu.prefetch import LINE_BYTES, emit_prefetch
 
 LANES = 16  # float32 in the widest registers; narrower ones take several
 SUMS = 16  # partial sums that are kept in registers at a time

@@ -22,7 +22,7 @@ from numba import get_num_threads, njit, prange
 from bros.workers.attention.block_step import LOWEST, block_step, prefetch
 from bros.workers.attention.interface import AttentionBatch, KvPool
 from bros.workers.attention.tasks import TILE, cut, dealt
-from bros.workers.bits import bits_of, exp, load, narrow
+from bros.workers.cpu.bits import bits_of, exp, load, narrow
 
 TASKS_PER_THREAD = 2  # from which on threads get all KV heads of a tile, not single ones
 FEW = 16  # new tokens that one thread stores faster than several

@@ -1,0 +1,1 @@
+"""Runs the iterations of one device."""

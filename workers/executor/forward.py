@@ -1,0 +1,55 @@
+"""Which code computes a model's logits: ours where it knows the architecture, or transformers'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bros.workers.attention.interface import Attention
+from bros.workers.cpu.linear import can_pack, pack_linears
+from bros.workers.executor.llama import LlamaForward, can_run
+
+Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Attention], torch.Tensor]
+
+
+class GenericForward:
+    """transformers' own layers around our attention."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __call__(
+        self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Logits (len(last), vocabulary) after the tokens `last` of the packed tokens `ids`."""
+        output = self._model(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            use_cache=False,
+            logits_to_keep=last,
+            paged=attention,
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+
+def make_forward(model: Any, quantize: str) -> Forward:
+    """The fastest forward that computes this model. ValueError if it cannot be quantised."""
+    if quantize != "none" and not can_pack(model.dtype):
+        raise ValueError(f"worker.quantize = {quantize!r} needs model.dtype = 'bfloat16'")
+    if can_run(model):
+        return LlamaForward(model, quantize)
+    if quantize != "none":
+        raise ValueError(
+            f"worker.quantize = {quantize!r} is not supported for {type(model).__name__}"
+        )
+    return packed(model)
+
+
+def packed(model: Any) -> GenericForward:
+    """transformers' layers, with their linear ones packed where the CPU has kernels for that."""
+    if can_pack(model.dtype):
+        pack_linears(model)
+    return GenericForward(model)

@@ -1,0 +1,137 @@
+"""The worker process from its first message to its last: load, attach, then plan after plan."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from bros.brosd.config import Config
+from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
+from bros.brosd.protocol.wire import (
+    Attach,
+    Fault,
+    Geometry,
+    Hello,
+    Ready,
+    StepDone,
+    StepPlan,
+    Stop,
+    ToDaemon,
+    ToFollower,
+    ToWorker,
+    pack_ids,
+)
+from bros.workers.identity import Identity
+
+if TYPE_CHECKING:
+    from bros.workers.team import Leader
+
+log = logging.getLogger(__name__)
+
+
+class Process:
+    """One process of a worker: says when it starts, and why if it fails. `run` returns a status."""
+
+    def __init__(self, config: Config, model: Path, identity: Identity) -> None:
+        self._config = config
+        self._model = model
+        self._identity = identity
+        self._outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(config.runtime / "daemon.sock")
+
+    def run(self) -> int:
+        """Serve until told to stop; a failure is told to the daemon before the process ends."""
+        try:
+            self._serve()
+        except (OSError, ValueError, MemoryError, msgspec.MsgspecError) as error:
+            return self._fail(str(error) or type(error).__name__)
+        except Exception as error:
+            log.exception("event=crash")
+            return self._fail(f"{type(error).__name__}: {error}")
+        finally:
+            self._outbox.close()
+        return 0
+
+    def _serve(self) -> None:
+        raise NotImplementedError
+
+    def _fail(self, reason: str) -> int:
+        reason = " ".join(reason.split())
+        log.error("event=fault reason=%r", reason)
+        self._outbox.send(Fault(self._identity.peer, self._identity.generation, reason))
+        return 1
+
+
+class Follower(Process):
+    """A rank that does what the first one does."""
+
+    def _serve(self) -> None:
+        path = self._config.runtime / self._identity.socket
+        inbox: BlockingInbox[ToFollower] = BlockingInbox(path, ToFollower)
+        from bros.workers.factory import make_executor
+        from bros.workers.team import follow
+
+        follow(make_executor(self._config, self._model, self._identity), inbox)
+
+
+class Worker(Process):
+    """The process that the daemon knows."""
+
+    def __init__(self, config: Config, model: Path, identity: Identity) -> None:
+        super().__init__(config, model, identity)
+        self._inbox: BlockingInbox[ToWorker] = BlockingInbox(
+            config.runtime / identity.socket, ToWorker
+        )
+
+    def _serve(self) -> None:
+        identity = self._identity
+        self._outbox.send(Hello(identity.peer, identity.generation))
+        from bros.workers.factory import make_executor
+        from bros.workers.profile import profile  # seconds of imports, after Hello
+        from bros.workers.team import Leader, start_followers
+
+        start_followers(self._config, self._model, identity)
+        executor = make_executor(self._config, self._model, identity)
+        team = Leader(executor, self._config, identity)
+        self._outbox.send(
+            Geometry(
+                worker=identity.index,
+                generation=identity.generation,
+                num_blocks=executor.num_blocks,
+                block_size=self._config.kv.block_size,
+                max_len=executor.max_len,
+                vocab_size=executor.shape.vocab_size,
+                kv_bytes_per_token=executor.kv_bytes_per_token,
+            )
+        )
+        while True:
+            match self._inbox.recv():
+                case Attach(path=path):
+                    team.attach(Path(path))
+                    team.warm_up()
+                    samples = profile(team, self._model, self._config)
+                    self._outbox.send(Ready(identity.peer, identity.generation, samples))
+                case StepPlan() as plan:
+                    self._outbox.send(self._step(team, plan))
+                case Stop():
+                    team.stop()
+                    return
+
+    def _step(self, team: Leader, plan: StepPlan) -> StepDone:
+        began_s = time.monotonic()
+        team.copy(plan)
+        choice = team.step(plan)
+        copied = team.copied()
+        return StepDone(
+            worker=self._identity.index,
+            generation=self._identity.generation,
+            step=plan.step,
+            tokens=pack_ids(choice.tokens),
+            logprobs=choice.logprobs,
+            elapsed_s=time.monotonic() - began_s,
+            copy_s=copied.seconds,
+            copy_bytes=copied.num_bytes,
+        )

@@ -1,0 +1,122 @@
+"""Draws the next token of each row from its logits.
+
+A draw is a function of the row's seed and of the position and id of each candidate, so a seed
+gives the same text whatever else is in the batch, and again after a recompute or in another
+worker. Rounding differs between batches; to be blind to it as far as can be, draws are races
+between tokens (Gumbel's maximum) and not points on a running sum, where every rounding error
+moves all later tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from llguidance import LLMatcher
+from msgspec import structs
+
+from bros.brosd.protocol.wire import Logprobs, Sampling
+from bros.workers.sampling import cpu, device
+from bros.workers.sampling.grammar import advance, restrict
+from bros.workers.sampling.likeliest import likeliest
+from bros.workers.sampling.logprobs import Observed
+from bros.workers.sampling.odds import Odds
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One row that samples: its parameters and its known tokens, the prompt's first."""
+
+    sampling: Sampling
+    tokens: np.ndarray  # (known,), int32
+    num_prompt: int
+    matcher: LLMatcher | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The tokens that an iteration's rows sampled, and what is told of some."""
+
+    tokens: list[int]
+    logprobs: list[Logprobs]
+
+
+@torch.inference_mode()  # as the logits are made; else they could not be changed in place
+def draw_all(logits: torch.Tensor, draws: list[Draw]) -> Choice:
+    """The next token of each row of `logits` (rows, vocabulary), on any device and in any type.
+
+    All is done where the logits are, which may be changed. Advances the grammars' states.
+    """
+    others = [i for i, draw in enumerate(draws) if not _is_greedy(draw)]
+    if not others:
+        return Choice(likeliest(logits), [])
+    if len(others) == len(draws):
+        return choose(logits.float(), draws)
+    choice = choose(logits[others].float(), [draws[i] for i in others])
+    tokens = likeliest(logits)
+    for i, token in zip(others, choice.tokens, strict=True):
+        tokens[i] = token
+    told = [structs.replace(item, index=others[item.index]) for item in choice.logprobs]
+    return Choice(tokens, told)
+
+
+def _is_greedy(draw: Draw) -> bool:
+    """Whether the likeliest token is drawn, with nothing that changes which, and nothing told."""
+    sampling = draw.sampling
+    if draw.matcher is not None or sampling.logprobs is not None:
+        return False
+    return sampling.temperature == 0 and not _is_penalised(sampling)
+
+
+def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
+    """`draw_all` of float32, which it changes."""
+    observed = Observed(logits, [draw.sampling for draw in draws])
+    matchers = [draw.matcher for draw in draws]
+    restrict(logits, matchers)
+    tokens: list[int] = sample(logits, draws).tolist()
+    advance(matchers, tokens)
+    return Choice(tokens, observed.of(tokens))
+
+
+def sample(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+    """Token ids (rows,), int64, from `logits` (rows, vocabulary), float32, which it may change.
+
+    In vLLM's order: penalties, temperature, then top-k, top-p and min-p.
+    """
+    for row, draw in zip(logits, draws, strict=True):
+        if _is_penalised(draw.sampling):
+            _penalise(row, draw)
+    drawn = [i for i, draw in enumerate(draws) if draw.sampling.temperature > 0]
+    if len(drawn) == len(draws):
+        return _race(logits, draws)
+    ids = logits.argmax(dim=-1)
+    if drawn:
+        ids[drawn] = _race(logits[drawn], [draws[i] for i in drawn])
+    return ids
+
+
+def _race(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
+    race = cpu.race if logits.device.type == "cpu" else device.race
+    positions = [len(draw.tokens) for draw in draws]
+    return race(logits, Odds.of([draw.sampling for draw in draws], positions, logits.device))
+
+
+def _is_penalised(sampling: Sampling) -> bool:
+    added = sampling.frequency_penalty or sampling.presence_penalty
+    return sampling.repetition_penalty != 1 or bool(added)
+
+
+def _penalise(row: torch.Tensor, draw: Draw) -> None:
+    """Repetition penalty over all known tokens; frequency and presence over the output."""
+    sampling = draw.sampling
+    if sampling.repetition_penalty != 1:
+        seen = torch.from_numpy(np.unique(draw.tokens)).long().to(row.device)
+        values = row[seen]
+        factor = sampling.repetition_penalty
+        row[seen] = torch.where(values > 0, values / factor, values * factor)
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        ids, counts = np.unique(draw.tokens[draw.num_prompt :], return_counts=True)
+        penalty = sampling.frequency_penalty * counts + sampling.presence_penalty
+        seen = torch.from_numpy(ids).long().to(row.device)
+        row[seen] -= torch.from_numpy(penalty.astype(np.float32)).to(row.device)

@@ -7,11 +7,11 @@ if __name__ != "bros.kv":
     raise ImportError("import bros.kv, not kv: one file has one module name")
 
 from bros.kv.allocator import Allocator
+from bros.kv.block_map import BlockState, Picture
 from bros.kv.counters import KvCosts, KvCounters
 from bros.kv.layout import CopyKind, Klass, TableGeometry, slot_of
-from bros.kv.picture import BlockState, Picture
 from bros.kv.prefix import TokenChain
-from bros.kv.supply import KvOptions
+from bros.kv.reclaim import KvOptions
 from bros.kv.table import BlockTable, BlockTableView
 
 __all__ = [

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bros.kv.block_map import Picture, draw
 from bros.kv.blocks import Blocks
 from bros.kv.checkpoints import Checkpoints
 from bros.kv.counters import KvCosts, KvCounters
-from bros.kv.free import FreeBlocks
+from bros.kv.free_blocks import FreeBlocks
 from bros.kv.layout import Klass
-from bros.kv.picture import Picture, draw
 from bros.kv.prefix import TokenChain
+from bros.kv.reclaim import KvOptions, Supply
 from bros.kv.row import Row
-from bros.kv.supply import KvOptions, Supply
 from bros.kv.table import BlockTable
 
 

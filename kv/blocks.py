@@ -7,7 +7,7 @@ owner but readers, and is cached when the last of them leaves.
 from __future__ import annotations
 
 from bros.kv.counters import KvCounters
-from bros.kv.free import FreeBlocks
+from bros.kv.free_blocks import FreeBlocks
 from bros.kv.layout import NO_ROW, Klass
 from bros.kv.prefix import PrefixIndex
 from bros.kv.table import BlockTable

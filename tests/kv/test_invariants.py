@@ -16,8 +16,8 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from bros.kv.blocks import Blocks
 from bros.kv.checkpoints import Checkpoints
-from bros.kv.free import FreeBlocks
-from bros.kv.supply import Supply
+from bros.kv.free_blocks import FreeBlocks
+from bros.kv.reclaim import Supply
 from kv_machine import KvMachine
 
 STEPS = settings(

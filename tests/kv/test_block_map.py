@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bros.kv import Allocator, BlockState, BlockTable, Klass, KvOptions, TableGeometry, TokenChain
-from bros.kv.picture import MAX_CELLS, downsample
+from bros.kv.block_map import MAX_CELLS, downsample
 
 GEOMETRY = TableGeometry(
     num_blocks=8, block_size=4, max_rows=4, max_len=32, host_slots=4, max_copies=8

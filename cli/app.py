@@ -57,8 +57,8 @@ def submit(
 
     Example: bros submit reviews.csv --template "Is this review good or bad? {text}"
     """
-    from bros.cli.prompts import PromptOptions
-    from bros.cli.submit import submit as run
+    from bros.cli.batch.prompts import PromptOptions
+    from bros.cli.batch.submit import submit as run
 
     given = {"temperature": temperature, "max_tokens": max_tokens}
     params = {name: value for name, value in given.items() if value is not None}
@@ -69,7 +69,7 @@ def submit(
 @batch.command("list")
 def list_(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
     """List all jobs, newest first. Example: bros batch list --json"""
-    from bros.cli.batch import list_jobs
+    from bros.cli.batch.commands import list_jobs
 
     list_jobs(target(config, set_), json=json)
 
@@ -88,7 +88,7 @@ def watch(
 
     Example: bros batch watch batch-20261124-091500-3fa9c1 -o results.jsonl
     """
-    from bros.cli.batch import watch as run
+    from bros.cli.batch.commands import watch as run
 
     raise typer.Exit(run(target(config, set_), job, output))
 
@@ -96,7 +96,7 @@ def watch(
 @batch.command()
 def show(job: Job, json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
     """Show how far a job is. Example: bros batch show batch-20261124-091500-3fa9c1"""
-    from bros.cli.batch import show as run
+    from bros.cli.batch.commands import show as run
 
     run(target(config, set_), job, json=json)
 
@@ -114,7 +114,7 @@ def results(
 
     Example: bros batch results batch-20261124-091500-3fa9c1 -o results.jsonl
     """
-    from bros.cli.batch import results as run
+    from bros.cli.batch.commands import results as run
 
     run(target(config, set_), job, output)
 
@@ -125,7 +125,7 @@ def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
 
     Example: bros batch cancel batch-20261124-091500-3fa9c1
     """
-    from bros.cli.batch import cancel as run
+    from bros.cli.batch.commands import cancel as run
 
     run(target(config, set_), job)
 

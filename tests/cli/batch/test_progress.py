@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bros.brosd.client.client import JobStatus
-from bros.cli.progress import Meter, note
+from bros.cli.batch.progress import Meter, note
 
 
 class Clock:

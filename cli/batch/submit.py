@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from bros.brosd.client.client import Client, ClientError
+from bros.cli.batch.follow import follow, open_output
+from bros.cli.batch.progress import Meter
+from bros.cli.batch.prompts import SUFFIXES, PromptOptions, open_requests
 from bros.cli.errors import INTERRUPTED, InputError
-from bros.cli.follow import follow, open_output
-from bros.cli.progress import Meter
-from bros.cli.prompts import SUFFIXES, PromptOptions, open_requests
 from bros.cli.render import count
 from bros.cli.target import Target
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bros.cli.follow import follow, open_output
-from bros.cli.progress import Meter
+from bros.cli.batch.follow import follow, open_output
+from bros.cli.batch.progress import Meter
 from bros.cli.render import show_jobs
 from bros.cli.target import Target
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bros.brosd.protocol.batch_lines import MAX_LINE_BYTES, read_lines
-from bros.cli.lines import open_lines
+from bros.cli.batch.lines import open_lines
 
 line = st.binary(min_size=1, max_size=40).filter(
     lambda b: b.strip() and not set(b) & set(b"\r\n") and not b.startswith(b"\xef\xbb\xbf")

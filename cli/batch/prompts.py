@@ -15,8 +15,8 @@ from typing import Any, BinaryIO, TextIO
 import msgspec
 
 from bros.brosd.protocol.batch_lines import MAX_LINE_BYTES
+from bros.cli.batch.lines import open_lines
 from bros.cli.errors import InputError
-from bros.cli.lines import open_lines
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "text")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".txt": "text"}

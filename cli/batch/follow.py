@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from bros.brosd.client.client import Client, ClientError, JobPage, JobStatus
+from bros.cli.batch.progress import Board, Meter, progress
+from bros.cli.batch.results import Tally, show_table
 from bros.cli.errors import FAILED_LINES, INTERRUPTED
-from bros.cli.progress import Board, Meter, progress
 from bros.cli.render import count
-from bros.cli.results import Tally, show_table
 from bros.cli.target import Target
 
 

@@ -1,0 +1,1 @@
+"""Batch files: `bros submit` and `bros batch`."""

@@ -286,7 +286,7 @@ class KvStats(Part):
 class Distribution(Part):
     """Durations: how many per bucket since the start, and percentiles of the `recent` ones.
 
-    The buckets' bounds are in `brosd/scheduling/latency.py`; the last bucket has what exceeds them all.
+    `brosd/scheduling/latency.py` has the buckets' bounds; the last bucket has what exceeds them.
     """
 
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""`python -m bros.workers.models.fetch NAME CACHE`: print the local folder of a model, fetched if need be.
+"""`python -m bros.workers.models.fetch NAME CACHE`: print a model's folder; fetch it if need be.
 
 A process of its own, so that the daemon can ask for a model without loading torch.
 """

@@ -1,4 +1,4 @@
-"""`python -m bros.workers.models.store CACHE [rm NAME]`: the models on this machine, as JSON; remove one.
+"""`python -m bros.workers.models.store CACHE [rm NAME]`: list the local models as JSON; remove one.
 
 A process of its own, as `fetch` is: the command line must not depend on how models are stored.
 """

@@ -11,10 +11,10 @@ import sqlite3
 import time
 
 from bros.brosd.protocol.batch_lines import parts, read_lines
+from bros.brosd.tokenizer.jobs import batch_line
 from bros.brosd.tokenizer.jobs.async_store import DiskFullError, Keeper
 from bros.brosd.tokenizer.jobs.job import Job, JobError
 from bros.brosd.tokenizer.jobs.line_runner import Runner
-from bros.brosd.tokenizer.jobs.store import batch_line
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import asyncio
 import logging
 
 from bros.brosd.tokenizer.generation.live_requests import Engine
+from bros.brosd.tokenizer.jobs import batch_line
 from bros.brosd.tokenizer.jobs.async_store import Keeper
 from bros.brosd.tokenizer.jobs.job import Line, Outcome
-from bros.brosd.tokenizer.jobs.store import batch_line
 from bros.brosd.tokenizer.openai.errors import ApiError
 from bros.brosd.tokenizer.openai.service import Api
 

@@ -16,7 +16,7 @@ from bros.brosd.tokenizer.http.metrics import render
 from bros.kv import Klass
 
 Value = Callable[..., float]
-DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana" / "bros.json"
+DASHBOARD = Path(__file__).parents[4] / "docs" / "grafana" / "bros.json"
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ class Driver:
         return planned_s - began_s, time.perf_counter() - sampled_s, len(counts)
 
     def _sample(self, plan: StepPlan) -> list[int]:
-        self.known |= {fresh.row: len(fresh.tokens) // 4 for fresh in plan.fresh}
+        self.known |= {new_row.row: len(new_row.tokens) // 4 for new_row in plan.new_rows}
         rows = unpack_ids(plan.rows).tolist()
         ends = (unpack_ids(plan.starts) + unpack_ids(plan.counts)).tolist()
         sampled = [row for row, end in zip(rows, ends, strict=True) if end == self.known[row]]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bros.brosd.config import Config, ConfigError, reloaded, save
-from bros.brosd.fleet.devices import Group
+from bros.brosd.fleet.devices import DeviceGroup
 from bros.brosd.fleet.fleet import Fleet
 from bros.brosd.fleet.supervisor import Child, Exited, Supervisor, describe
-from bros.brosd.fleet.worker_handle import PoolTooSmall, Worker
+from bros.brosd.fleet.worker_handle import PoolTooSmall, WorkerHandle
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import Inbox, Outbox
 from bros.brosd.stats import report
@@ -52,13 +52,15 @@ class ReloadSignal:
 
 
 Event = wire.ToDaemon | Exited | Tick | StopSignal | ReloadSignal
-Load = Callable[[], Config]  # the configuration, read again from all its sources
+ReadConfig = Callable[[], Config]  # the configuration, read again from all its sources
 
 
 class Daemon:
     """Serves one model until it is told to stop. `run` raises DaemonError if it cannot."""
 
-    def __init__(self, config: Config, model: Path, groups: Sequence[Group], load: Load) -> None:
+    def __init__(
+        self, config: Config, model: Path, groups: Sequence[DeviceGroup], load: ReadConfig
+    ) -> None:
         """One worker for each group of devices."""
         self._config = config
         self._load = load
@@ -165,7 +167,7 @@ class Daemon:
         await self._tell_tokenizer(self._stats())
 
     async def _on_child(
-        self, event: wire.Hello | wire.Geometry | wire.Ready | wire.Beat | wire.Fault
+        self, event: wire.Hello | wire.Geometry | wire.Ready | wire.Heartbeat | wire.Fault
     ) -> None:
         peer = f"worker-{event.worker}" if isinstance(event, wire.Geometry) else event.peer
         child = self._supervisor.current(peer, event.generation)
@@ -224,7 +226,7 @@ class Daemon:
         else:
             await self._lose_worker(worker, for_good=not may_restart)
 
-    async def _lose_worker(self, worker: Worker, *, for_good: bool) -> None:
+    async def _lose_worker(self, worker: WorkerHandle, *, for_good: bool) -> None:
         """Start it again, unless it has died too often; its requests go on at once elsewhere."""
         for fail in self._fleet.lose(worker, for_good=for_good):
             await self._tell_tokenizer(fail)

@@ -19,7 +19,7 @@ from bros.brosd.api_keys import KeyFileError as KeyFileError
 from bros.brosd.api_keys import Keys
 from bros.brosd.api_keys import check_keys as check_keys
 from bros.brosd.config import Config
-from bros.brosd.daemon import Daemon, DaemonError, Load
+from bros.brosd.daemon import Daemon, DaemonError, ReadConfig
 from bros.brosd.fleet.devices import DeviceError, find_groups, share_cores
 from bros.brosd.locks import InstanceError, instance, make_folder, make_folders, running_pid
 from bros.brosd.protocol.child import setup_logging
@@ -54,7 +54,7 @@ def fetch_model(config: Config) -> Path:
     return Path(done.stdout.strip())
 
 
-def serve(config: Config, load: Load) -> None:
+def serve(config: Config, load: ReadConfig) -> None:
     """Run the daemon in this process until it is told to stop. ServeError if it cannot.
 
     `load` reads the configuration again, for SIGHUP.

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 
 from bros.kv.block_map import Picture, draw
 from bros.kv.blocks import Blocks
-from bros.kv.checkpoints import Checkpoints
+from bros.kv.checkpoints import CheckpointPlanner
 from bros.kv.counters import KvCosts, KvCounters
 from bros.kv.free_blocks import FreeBlocks
 from bros.kv.layout import Klass
 from bros.kv.prefix import TokenChain
-from bros.kv.reclaim import KvOptions, Supply
+from bros.kv.reclaim import BlockReclaimer, KvOptions
 from bros.kv.row import Row
 from bros.kv.table import BlockTable
 
@@ -42,11 +42,11 @@ class Allocator:
         self.counters = counters or KvCounters()
         free = FreeBlocks(self.num_blocks, self.options.rt_reserve, self.options.rt_cached)
         self._blocks = Blocks(table, free, self.counters)
-        self._checkpoints = Checkpoints(table, self._blocks, self.costs, self.counters)
+        self._checkpoints = CheckpointPlanner(table, self._blocks, self.costs, self.counters)
         self._free_rows = list(range(table.geometry.max_rows - 1, -1, -1))
         self._rows: dict[int, Row] = {}
         self._planned: set[int] = set()
-        self._supply = Supply(
+        self._supply = BlockReclaimer(
             table,
             self.options,
             self._blocks,
@@ -317,7 +317,7 @@ class Allocator:
     def _set_length(self, row: Row, index: int, length: int) -> None:
         block = row.blocks[index]
         if row.klass is Klass.RT:
-            self._supply.squeeze(block, self.block_size - length)
+            self._supply.evict_be_overlap(block, self.block_size - length)
         self._blocks.set_length(block, row.klass, length)
         if length == self.block_size and self.options.prefix:
             self._blocks.publish(block, row.klass, row.chain.digest(index))

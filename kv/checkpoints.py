@@ -14,7 +14,7 @@ from bros.kv.row import Row
 from bros.kv.table import BlockTable
 
 
-class Checkpoints:
+class CheckpointPlanner:
     """All host copies of one table's rows."""
 
     def __init__(

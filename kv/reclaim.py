@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bros.kv.blocks import Blocks
-from bros.kv.checkpoints import Checkpoints
+from bros.kv.checkpoints import CheckpointPlanner
 from bros.kv.counters import KvCounters
 from bros.kv.layout import Klass
 from bros.kv.row import Row
@@ -33,7 +33,7 @@ class KvOptions:
     keep_copies: bool = True  # a host copy stays valid after it was restored
 
 
-class Supply:
+class BlockReclaimer:
     """Finds blocks for `rows`; takes none from those in `planned`, the rows of the plan."""
 
     def __init__(
@@ -41,7 +41,7 @@ class Supply:
         table: BlockTable,
         options: KvOptions,
         blocks: Blocks,
-        checkpoints: Checkpoints,
+        checkpoints: CheckpointPlanner,
         counters: KvCounters,
         rows: Mapping[int, Row],
         planned: set[int],
@@ -159,7 +159,7 @@ class Supply:
             self._counters.preempted_tokens[row.klass] += length
         self.note_resident(row)
 
-    def squeeze(self, block: int, room: int) -> None:
+    def evict_be_overlap(self, block: int, room: int) -> None:
         """RT needs all but `room` slots of the block: its BE owner loses its newest tokens."""
         owner = self._blocks.owner(block, Klass.BE)
         if owner is None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Process:
+class RankProcess:
     """One process of a worker: says when it starts, and why if it fails. `run` returns a status."""
 
     def __init__(self, config: Config, model: Path, identity: Identity) -> None:
@@ -65,7 +65,7 @@ class Process:
         return 1
 
 
-class Follower(Process):
+class Follower(RankProcess):
     """A rank that does what the first one does."""
 
     def _serve(self) -> None:
@@ -77,7 +77,7 @@ class Follower(Process):
         follow(make_executor(self._config, self._model, self._identity), inbox)
 
 
-class Worker(Process):
+class Worker(RankProcess):
     """The process that the daemon knows."""
 
     def __init__(self, config: Config, model: Path, identity: Identity) -> None:

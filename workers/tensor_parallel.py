@@ -65,7 +65,7 @@ def join(ranks: Ranks, store: Path, kind: str) -> None:
     )
 
 
-class AddedUp(torch.nn.Module):
+class RowParallelLinear(torch.nn.Module):
     """A linear layer whose inputs are cut: the sum over ranks is what the whole one computes."""
 
     def __init__(self, linear: torch.nn.Linear) -> None:
@@ -131,7 +131,7 @@ class Shards:
             linear.bias = _kept(linear.bias.detach()[span])
         elif linear.bias is not None and self._ranks.rank > 0:
             linear.bias = _kept(torch.zeros_like(linear.bias))  # rank 0 adds it, once
-        return linear if by_output else AddedUp(linear)
+        return linear if by_output else RowParallelLinear(linear)
 
     def _span(self, leaf: str, size: int) -> slice:
         """Which outputs, or inputs, of a layer are this rank's: whole heads, where there are."""

@@ -13,7 +13,7 @@ import torch
 from benchmarks.executor import MIXES
 from benchmarks.executor.floor import Floor
 from bros.brosd.config import Config, load
-from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, pack_ids
+from bros.brosd.protocol.wire import NewRow, Sampling, StepPlan, pack_ids
 from bros.kv import BlockTable, BlockTableView, TableGeometry
 from bros.workers.executor.executor import Executor
 
@@ -72,7 +72,7 @@ class Bench:
             rows=pack_ids(rows),
             starts=pack_ids([start] * len(rows)),
             counts=pack_ids([count] * len(rows)),
-            fresh=[Fresh(r, prompt(), fresh, sampling) for r in rows if fresh],
+            new_rows=[NewRow(r, prompt(), fresh, sampling) for r in rows if fresh],
         )
         began_s = time.perf_counter()
         self.executor.step(plan)

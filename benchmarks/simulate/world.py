@@ -97,8 +97,8 @@ class Worker:
 
     def run(self, plan: StepPlan) -> tuple[float, float, int]:
         """Seconds of the iteration, seconds of copies among them, and tokens sampled."""
-        for fresh in plan.fresh:
-            self.lengths[fresh.row] = len(fresh.tokens) // 4
+        for new_row in plan.new_rows:
+            self.lengths[new_row.row] = len(new_row.tokens) // 4
         rows, starts, counts = (
             unpack_ids(column).astype(np.int64) for column in (plan.rows, plan.starts, plan.counts)
         )

@@ -21,7 +21,6 @@ from bros.brosd.protocol.batch_lines import parts
 from bros.brosd.protocol.sockets import encode, ipc
 from bros.brosd.protocol.wire import (
     MAX_MESSAGE_BYTES,
-    Ask,
     BlockMap,
     Cancel,
     ClassStats,
@@ -37,6 +36,7 @@ from bros.brosd.protocol.wire import (
     KvStats,
     LatencyStats,
     Message,
+    OpenAIRequest,
     Refused,
     Reply,
     Stats,
@@ -156,7 +156,7 @@ class Client:
         rid = next(self._rids)
         self._drain_events()
         losses = self._losses
-        self._send(Ask(rid=rid, url=url, body=msgspec.json.encode(body)))
+        self._send(OpenAIRequest(rid=rid, url=url, body=msgspec.json.encode(body)))
         last = False
         try:
             while not last:

@@ -21,7 +21,7 @@ class DeviceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Group:
+class DeviceGroup:
     """The devices of one worker: one process each, several if they share the model."""
 
     kind: str  # "cpu" or "cuda"
@@ -35,17 +35,17 @@ class Group:
         return "cuda:" + ",".join(str(index) for index in self.indices)
 
 
-def find_groups(config: Config) -> list[Group]:
+def find_groups(config: Config) -> list[DeviceGroup]:
     """The groups of devices that workers get, one each. DeviceError if they cannot be had."""
     worker = config.worker
     found = 0 if worker.device == "cpu" else _count_cuda(required=worker.device == "cuda")
     if not found:
         size = worker.tensor_parallel
-        return [Group("cpu", tuple(range(size))) for _ in range(worker.count or 1)]
+        return [DeviceGroup("cpu", tuple(range(size))) for _ in range(worker.count or 1)]
     return cuda_groups(config, found)
 
 
-def cuda_groups(config: Config, found: int) -> list[Group]:
+def cuda_groups(config: Config, found: int) -> list[DeviceGroup]:
     """The configured CUDA devices out of `found`, in groups."""
     worker, size = config.worker, config.worker.tensor_parallel
     devices = worker.devices or list(range(found))
@@ -62,10 +62,10 @@ def cuda_groups(config: Config, found: int) -> list[Group]:
             f"{(worker.count or 1) * size} CUDA devices, of which there are {len(devices)}"
         )
     starts = range(0, (worker.count or most) * size, size)
-    return [Group("cuda", tuple(devices[start : start + size])) for start in starts]
+    return [DeviceGroup("cuda", tuple(devices[start : start + size])) for start in starts]
 
 
-def share_cores(config: Config, groups: Sequence[Group]) -> Config:
+def share_cores(config: Config, groups: Sequence[DeviceGroup]) -> Config:
     """The configuration with the threads of each process, which was asked to take its share."""
     cores = len(os.sched_getaffinity(0))
     share = max(1, cores // sum(len(group.indices) for group in groups))

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.fleet.devices import Group
+from bros.brosd.fleet.devices import DeviceGroup
 from bros.brosd.fleet.placement import Placement
 from bros.brosd.fleet.supervisor import Child, Supervisor
-from bros.brosd.fleet.worker_handle import Worker
+from bros.brosd.fleet.worker_handle import WorkerHandle
 from bros.brosd.protocol import wire
 from bros.brosd.scheduling.latency import Latencies
 from bros.brosd.scheduling.request import Request
@@ -19,23 +19,24 @@ class Fleet:
     """One worker for each group of devices."""
 
     def __init__(
-        self, config: Config, supervisor: Supervisor, model: Path, groups: Sequence[Group]
+        self, config: Config, supervisor: Supervisor, model: Path, groups: Sequence[DeviceGroup]
     ) -> None:
         self._workers = [
-            Worker(config, supervisor, model, index, group) for index, group in enumerate(groups)
+            WorkerHandle(config, supervisor, model, index, group)
+            for index, group in enumerate(groups)
         ]
         self.latencies = Latencies()
         for worker in self._workers:
             worker.scheduler.latencies = self.latencies
         self._placement = Placement([worker.place for worker in self._workers])
 
-    def __iter__(self) -> Iterator[Worker]:
+    def __iter__(self) -> Iterator[WorkerHandle]:
         return iter(self._workers)
 
-    def __getitem__(self, index: int) -> Worker:
+    def __getitem__(self, index: int) -> WorkerHandle:
         return self._workers[index]
 
-    def find(self, child: Child) -> Worker | None:
+    def find(self, child: Child) -> WorkerHandle | None:
         """The worker whose process that is, if it is one."""
         return next((worker for worker in self._workers if worker.child is child), None)
 
@@ -59,7 +60,7 @@ class Fleet:
         """Requests that run or wait."""
         return sum(worker.scheduler.num_requests for worker in self._workers)
 
-    def is_last(self, worker: Worker) -> bool:
+    def is_last(self, worker: WorkerHandle) -> bool:
         """Whether all others have been given up."""
         return all(other.place.lost for other in self._workers if other is not worker)
 
@@ -101,7 +102,7 @@ class Fleet:
         for worker in self._workers:
             await worker.dispatch()
 
-    def lose(self, worker: Worker, *, for_good: bool) -> list[wire.Fail]:
+    def lose(self, worker: WorkerHandle, *, for_good: bool) -> list[wire.Fail]:
         """A worker's process is gone. Its requests go where they run soonest now.
 
         Returns those that are given up.

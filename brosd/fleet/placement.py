@@ -23,7 +23,7 @@ def _loads() -> dict[Klass, float]:
 
 
 @dataclass
-class Place:
+class WorkerLoad:
     """One worker as placement sees it. `up` while it serves, `lost` when it is given up."""
 
     scheduler: Scheduler
@@ -36,7 +36,7 @@ class Place:
 class Booking:
     """A request is at `place`, and likely to take `seconds` of it."""
 
-    place: Place
+    place: WorkerLoad
     request: Request
     seconds: float
 
@@ -44,24 +44,24 @@ class Booking:
 class Placement:
     """Knows where each request is. `candidates` tells, `book` and `release` keep count."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[WorkerLoad]) -> None:
         self._places = places
         self._bookings: dict[int, Booking] = {}
         self._output = dict.fromkeys(Klass, TYPICAL_OUTPUT)
 
-    def candidates(self, request: Request) -> list[Place]:
+    def candidates(self, request: Request) -> list[WorkerLoad]:
         """Where the request can go, the best place first; workers that serve before others."""
         places = [place for place in self._places if not place.lost]
         serving = [place for place in places if place.up]
         return sorted(serving or places, key=lambda place: self._done_s(place, request))
 
-    def book(self, place: Place, request: Request) -> None:
+    def book(self, place: WorkerLoad, request: Request) -> None:
         """The request is there from now on."""
         seconds = self._own_s(place, request)
         place.load_s[request.klass] += seconds
         self._bookings[request.rid] = Booking(place, request, seconds)
 
-    def place_of(self, rid: int) -> Place | None:
+    def place_of(self, rid: int) -> WorkerLoad | None:
         """Where a request is; None if it has ended."""
         booking = self._bookings.get(rid)
         return booking.place if booking else None
@@ -88,17 +88,17 @@ class Placement:
         for place in self._places:
             place.load_s = _loads()
 
-    def _done_s(self, place: Place, request: Request) -> float:
+    def _done_s(self, place: WorkerLoad, request: Request) -> float:
         """When the place is likely to be done with the request, in seconds from now."""
         return self._before_s(place, request.klass) + self._own_s(place, request)
 
     @staticmethod
-    def _before_s(place: Place, klass: Klass) -> float:
+    def _before_s(place: WorkerLoad, klass: Klass) -> float:
         """What is booked there, as far as a request of this class shares the worker with it."""
         share = BE_SHARE if klass is Klass.RT else 1.0
         return place.load_s[Klass.RT] + share * place.load_s[Klass.BE]
 
-    def _own_s(self, place: Place, request: Request) -> float:
+    def _own_s(self, place: WorkerLoad, request: Request) -> float:
         """The request's own prefill, less the prefix that is there, and its typical output."""
         cost, known = place.scheduler.cost, len(request.tokens)
         cached = min(_cached_tokens(place, request), known - 1)
@@ -107,7 +107,7 @@ class Placement:
         return cost.chunk_s(cached, known - cached) + decodes * cost.chunk_s(known, 1)
 
 
-def _cached_tokens(place: Place, request: Request) -> int:
+def _cached_tokens(place: WorkerLoad, request: Request) -> int:
     allocator = place.scheduler.allocator
     if allocator is None:
         return 0

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.fleet.devices import Group
-from bros.brosd.fleet.placement import Place
+from bros.brosd.fleet.devices import DeviceGroup
+from bros.brosd.fleet.placement import WorkerLoad
 from bros.brosd.fleet.supervisor import Child, Supervisor
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.sockets import Outbox
@@ -25,11 +25,11 @@ class PoolTooSmall(ValueError):
     """The KV pool cannot hold one short request; the text says what to raise."""
 
 
-class Worker:
+class WorkerHandle:
     """Worker `index`, through all its incarnations. `max_len` is 0 until one has loaded."""
 
     def __init__(
-        self, config: Config, supervisor: Supervisor, model: Path, index: int, group: Group
+        self, config: Config, supervisor: Supervisor, model: Path, index: int, group: DeviceGroup
     ) -> None:
         self._config = config
         self._supervisor = supervisor
@@ -48,7 +48,7 @@ class Worker:
                 be_floor=config.scheduler.be_floor,
             ),
         )
-        self.place = Place(self.scheduler)
+        self.place = WorkerLoad(self.scheduler)
         self.max_len = 0
         self.iterations = 0
         self.mean_step_s = 0.0  # of the last second

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from bros.brosd.protocol.sockets import BlockingOutbox
-from bros.brosd.protocol.wire import Beat, ToDaemon
+from bros.brosd.protocol.wire import Heartbeat, ToDaemon
 
 BEAT_S = 1.0
 PR_SET_PDEATHSIG = 1
@@ -34,7 +34,7 @@ def start_heartbeat(runtime: Path, peer: str, generation: int) -> None:
         outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(runtime / "daemon.sock", linger_s=0)
         pause = threading.Event()
         while not pause.wait(BEAT_S):
-            outbox.send(Beat(peer, generation))
+            outbox.send(Heartbeat(peer, generation))
 
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
 

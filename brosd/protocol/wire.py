@@ -111,7 +111,7 @@ class Ready(Message, tag="ready"):
     profile: list[Sample] = []
 
 
-class Beat(Message, tag="beat"):
+class Heartbeat(Message, tag="beat"):
     """Sent every second by a thread of its own: the process is slow perhaps, but not dead."""
 
     peer: str
@@ -161,7 +161,7 @@ class StepDone(Message, tag="done"):
     logprobs: list[Logprobs] = []
 
 
-ToDaemon = Hello | Geometry | Ready | Beat | Fault | Admit | Abort | StepDone
+ToDaemon = Hello | Geometry | Ready | Heartbeat | Fault | Admit | Abort | StepDone
 
 
 # -- daemon -> worker ---------------------------------------------------------------------------
@@ -173,7 +173,7 @@ class Attach(Message, tag="attach"):
     path: str
 
 
-class Fresh(Part):
+class NewRow(Part):
     """A row that the worker has not seen: all its known token ids, the prompt's first."""
 
     row: int
@@ -194,7 +194,7 @@ class StepPlan(Message, tag="step"):
     rows: bytes
     starts: bytes
     counts: bytes
-    fresh: list[Fresh] = []
+    new_rows: list[NewRow] = []
     num_copies: int = 0
 
 
@@ -378,7 +378,7 @@ ToTokenizer = Emit | Fail | Stats | Drain | Reload | Stop
 # -- client <-> tokenizer -----------------------------------------------------------------------
 
 
-class Ask(Message, tag="ask"):
+class OpenAIRequest(Message, tag="ask"):
     """An OpenAI request: `body` is the JSON that HTTP would carry to `url`."""
 
     rid: int
@@ -433,11 +433,11 @@ class StatusQuery(Message, tag="status_query"):
     rid: int
 
 
-FromClient = Ask | Cancel | JobPut | JobFetch | JobCancel | JobList | StatusQuery
+FromClient = OpenAIRequest | Cancel | JobPut | JobFetch | JobCancel | JobList | StatusQuery
 
 
 class Reply(Message, tag="reply"):
-    """A piece of the answer to `Ask`: a JSON object, a chunk if the request streams."""
+    """A piece of the answer to `OpenAIRequest`: a JSON object, a chunk if the request streams."""
 
     rid: int
     status: int
@@ -497,7 +497,7 @@ class Status(Message, tag="status"):
 
 
 class Refused(Message, tag="refused"):
-    """A request other than `Ask` that cannot be served, and why."""
+    """A request other than `OpenAIRequest` that cannot be served, and why."""
 
     rid: int
     code: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 
 MIN_CHUNK = 16  # tokens: a shorter chunk, unless it is a prompt's last, costs more than it brings
 
@@ -20,7 +20,7 @@ class Budget:
         self._sequences = max_sequences
         self.left_s = limit_s - cost.base_s
         self.spent_s = cost.base_s
-        self.load = Load()
+        self.load = IterationLoad()
         self.empty = True
         self._least_s = -math.inf  # time without which nothing more fits
         self._first_s = cost.chunk_s(0, 1)  # of a decode, by its context: first and next key

@@ -29,7 +29,7 @@ GUESS = (0.02, 1e-3, 1e-3, 5e-6, 5e-9, 2e-4)
 
 
 @dataclass
-class Load:
+class IterationLoad:
     """What an iteration has to do. `work`: queries times keys of prefill chunks."""
 
     decode_tokens: float = 0.0
@@ -68,7 +68,7 @@ class CostModel:
         self.margin_s = 0.0
         """What 95 of 100 recent iterations took at most beyond their prediction; 0 if less."""
 
-    def predict(self, load: Load) -> float:
+    def predict(self, load: IterationLoad) -> float:
         """Seconds that an iteration with this load takes."""
         base_s, *each_s = self._coefficients
         seconds: float = sum(map(mul, each_s, load.features), base_s)
@@ -105,7 +105,7 @@ class CostModel:
 
     _cached: tuple[float, ...] | None = None
 
-    def observe(self, load: Load, seconds: float) -> None:
+    def observe(self, load: IterationLoad, seconds: float) -> None:
         """An iteration with this load took so long."""
         predicted = self.predict(load)
         self._errors.append((predicted, seconds))
@@ -114,7 +114,7 @@ class CostModel:
         self._cached = None
         self.learn(load, seconds)
 
-    def learn(self, load: Load, seconds: float) -> None:
+    def learn(self, load: IterationLoad, seconds: float) -> None:
         """The same, of an iteration that was not predicted for anybody, as of a profile."""
         seconds /= self._slowness
         features = np.array((1.0, *load.features))

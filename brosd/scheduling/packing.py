@@ -9,7 +9,7 @@ from itertools import islice
 
 from bros.brosd.config import KvMode
 from bros.brosd.scheduling.budget import Budget
-from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.brosd.scheduling.policies import Agenda, Policy
 from bros.brosd.scheduling.request import Request
 from bros.kv import Allocator, Klass, TokenChain
@@ -73,7 +73,7 @@ class Packer:
     allocator: Allocator
     running: list[Request]
     waiting: dict[Klass, deque[Request]]
-    load: Load = field(default_factory=Load)  # of the last plan
+    load: IterationLoad = field(default_factory=IterationLoad)  # of the last plan
     _be_credit_s: float = 0.0
     _requeued: set[Klass] = field(default_factory=set)  # classes that lost a row in this plan
     short_of_memory: Counter[Klass] = field(default_factory=Counter)
@@ -210,7 +210,7 @@ class Packer:
             if not self._fits(request, row, planned):
                 self.short_of_memory[request.klass] += 1
                 return None
-            start = self.allocator.reuse(row, self._hurtable(request, row, planned))
+            start = self.allocator.reuse(row, self._preemptible_rows(request, row, planned))
             stop = self.allocator.next_copy(row) or known
         end = start + budget.fit(start, stop, urgent)
         if end == start:
@@ -237,7 +237,7 @@ class Packer:
             return True
         return self._can_have(lacking, request, self._victims(request, planned))
 
-    def _hurtable(self, request: Request, row: int, planned: set[Request]) -> list[int]:
+    def _preemptible_rows(self, request: Request, row: int, planned: set[Request]) -> list[int]:
         """Rows whose tail blocks the request may take for tokens that it has in host memory."""
         if self.whole or self.allocator.lacking(row) <= self.allocator.available(request.klass):
             return []

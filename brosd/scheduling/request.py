@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bros.brosd.protocol.wire import Admit, FinishReason, Fresh, Sampling, Slo, pack_ids, unpack_ids
+from bros.brosd.protocol.wire import (
+    Admit,
+    FinishReason,
+    NewRow,
+    Sampling,
+    Slo,
+    pack_ids,
+    unpack_ids,
+)
 from bros.kv import Klass
 
 
@@ -83,9 +91,9 @@ class Request:
             return FinishReason.LENGTH
         return FinishReason.NONE
 
-    def fresh(self, row: int) -> Fresh:
+    def new_row(self, row: int) -> NewRow:
         """What a worker must know before the request's first iteration in `row`."""
-        return Fresh(
+        return NewRow(
             row=row,
             tokens=pack_ids(self.tokens),
             num_prompt=self.num_prompt,

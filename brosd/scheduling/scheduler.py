@@ -20,14 +20,14 @@ from bros.brosd.protocol.wire import (
     Emit,
     Fail,
     FinishReason,
-    Fresh,
     KvStats,
     Logprobs,
+    NewRow,
     Sample,
     StepPlan,
     pack_ids,
 )
-from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.brosd.scheduling.latency import Latencies
 from bros.brosd.scheduling.packing import Chunk, Counters, KvRules, Limits, Packer
 from bros.brosd.scheduling.policies import Policy
@@ -36,13 +36,13 @@ from bros.kv import Allocator, Klass, KvCosts, KvCounters
 
 
 @dataclass
-class Flight:
+class InFlightPlan:
     """The plan that the worker has."""
 
     step: int
     chunks: list[Chunk]
     num_copies: int
-    load: Load
+    load: IterationLoad
 
     @property
     def num_tokens(self) -> int:
@@ -73,7 +73,7 @@ class Scheduler:
     _by_rid: dict[int, Request] = field(default_factory=dict)
     _packer: Packer | None = None  # while a worker serves
     _max_len: int = 0
-    _flight: Flight | None = None
+    _flight: InFlightPlan | None = None
     _step: int = 0
 
     # -- the worker comes and goes ---------------------------------------------------------------
@@ -97,7 +97,7 @@ class Scheduler:
     def learn(self, profile: Iterable[Sample]) -> None:
         """What iterations of the worker take, before the first one has run."""
         for sample in profile:
-            load = Load()
+            load = IterationLoad()
             for start, count in zip(sample.starts, sample.counts, strict=True):
                 load.add(start, count)
             self.cost.learn(load, sample.seconds)
@@ -117,9 +117,9 @@ class Scheduler:
             else:
                 del self._by_rid[request.rid]
         self.running.clear()
-        return [fail for request in suspects if (fail := self._blame(request))]
+        return [fail for request in suspects if (fail := self._fail_if_suspect(request))]
 
-    def _blame(self, request: Request) -> Fail | None:
+    def _fail_if_suspect(self, request: Request) -> Fail | None:
         request.losses += 1
         if request.losses < self.limits.max_losses or request.aborted:
             return None
@@ -246,14 +246,14 @@ class Scheduler:
         if not chunks and not num_copies:
             return None
         self._step += 1
-        self._flight = Flight(self._step, chunks, num_copies, self._packer.load)
+        self._flight = InFlightPlan(self._step, chunks, num_copies, self._packer.load)
         return StepPlan(
             step=self._step,
             rows=pack_ids([chunk.row for chunk in chunks]),
             starts=pack_ids([chunk.start for chunk in chunks]),
             counts=pack_ids([chunk.count for chunk in chunks]),
             num_copies=num_copies,
-            fresh=self._fresh(chunks),
+            new_rows=self._new_rows(chunks),
         )
 
     def measure(self, elapsed_s: float, copy_s: float, copy_bytes: int) -> None:
@@ -325,10 +325,10 @@ class Scheduler:
         flight = self._flight
         return flight is not None and any(chunk.request is request for chunk in flight.chunks)
 
-    def _fresh(self, chunks: list[Chunk]) -> list[Fresh]:
-        fresh = []
+    def _new_rows(self, chunks: list[Chunk]) -> list[NewRow]:
+        new_rows = []
         for chunk in chunks:
             if not chunk.request.known_to_worker:
                 chunk.request.known_to_worker = True
-                fresh.append(chunk.request.fresh(chunk.row))
-        return fresh
+                new_rows.append(chunk.request.new_row(chunk.row))
+        return new_rows

@@ -36,7 +36,7 @@ SMOOTHING = 0.05  # weight of a new RT prompt in the typical length
 
 
 @dataclass
-class Ranks:
+class RankedRequests:
     """RT requests by what can be done for them."""
 
     streams: list[Request] = field(default_factory=list)  # decode, and can meet their objective
@@ -44,7 +44,7 @@ class Ranks:
     late: list[Request] = field(default_factory=list)  # have missed it, or will: they yield
 
 
-class Bros:
+class SloPolicy:
     """Priority packing. RT takes BE's tail blocks, and a request in time those of late ones."""
 
     def __init__(self) -> None:
@@ -83,9 +83,11 @@ class Bros:
         paces = [request.slo.tpot_s for request in rt if request.slo is not None]
         return AIM * min(paces, default=math.inf)
 
-    def _rank(self, rt: list[Request], pace_s: float, now_s: float, cost: CostModel) -> Ranks:
+    def _rank(
+        self, rt: list[Request], pace_s: float, now_s: float, cost: CostModel
+    ) -> RankedRequests:
         """Sort requests out: the earliest deadline first, as far as time goes."""
-        ranks = Ranks()
+        ranks = RankedRequests()
         # Too slow for a single stream, and nothing is won by keeping others out.
         hopeless = cost.base_s + cost.chunk_s(0, 1) > DECODE_SHARE * pace_s
         pending: list[Request] = []
@@ -126,7 +128,7 @@ class Bros:
 
     # -- how long it may take --------------------------------------------------------------------
 
-    def _limit_s(self, ranks: Ranks, now_s: float) -> float:
+    def _limit_s(self, ranks: RankedRequests, now_s: float) -> float:
         """The least slack of what can still be met."""
         limit_s = math.inf
         for request in ranks.streams:
@@ -138,7 +140,7 @@ class Bros:
             limit_s = min(limit_s, max(request.due_s(AIM) - now_s, FLOOR * self._typical.ttft_s))
         return limit_s
 
-    def _be_limit_s(self, ranks: Ranks, now_s: float, cost: CostModel) -> float:
+    def _be_limit_s(self, ranks: RankedRequests, now_s: float, cost: CostModel) -> float:
         """What leaves each stream its reserve, and a request that comes now its objective."""
         limit_s = self._typical.bearable_s(cost)
         for request in (*ranks.streams, *ranks.late):
@@ -189,7 +191,7 @@ def _can_recover(request: Request, now_s: float) -> bool:
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "bros": Bros,
+    "bros": SloPolicy,
     "fcfs": Fcfs,
     "priority": Priority,
     "round-robin": RoundRobin,

@@ -21,28 +21,30 @@ from bros.brosd.protocol.wire import (
     ToTokenizer,
 )
 from bros.brosd.tokenizer.generation.codec import Codec
-from bros.brosd.tokenizer.generation.live_requests import Engine
+from bros.brosd.tokenizer.generation.live_requests import LiveRequests
 from bros.brosd.tokenizer.generation.traces import Tracer
 from bros.brosd.tokenizer.http.app import make_app
-from bros.brosd.tokenizer.http.auth import Guard
-from bros.brosd.tokenizer.http.batch_routes import Batches
+from bros.brosd.tokenizer.http.auth import AuthMiddleware
+from bros.brosd.tokenizer.http.batch_routes import BatchRoutes
 from bros.brosd.tokenizer.http.server import HttpServer, listen
-from bros.brosd.tokenizer.jobs.async_store import Keeper
-from bros.brosd.tokenizer.jobs.housekeeping import Caretaker
-from bros.brosd.tokenizer.jobs.line_runner import Runner
-from bros.brosd.tokenizer.local.zmq_server import Edge
+from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore
+from bros.brosd.tokenizer.jobs.housekeeping import JobHousekeeping
+from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
+from bros.brosd.tokenizer.local.zmq_server import LocalServer
 from bros.brosd.tokenizer.openai.prepare import Preparer
-from bros.brosd.tokenizer.openai.service import Api
+from bros.brosd.tokenizer.openai.service import OpenAIService
 
 log = logging.getLogger(__name__)
 
 PEER = "tokenizer"
 
 
-class Process:
+class TokenizerProcess:
     """One incarnation of the tokenizer; `run` returns when the daemon says Stop."""
 
-    def __init__(self, config: Config, generation: int, codec: Codec, keeper: Keeper) -> None:
+    def __init__(
+        self, config: Config, generation: int, codec: Codec, keeper: AsyncJobStore
+    ) -> None:
         self._config = config
         self._generation = generation
         self._keeper = keeper
@@ -51,16 +53,16 @@ class Process:
         self._daemon: Outbox[ToDaemon] = Outbox(runtime / "daemon.sock")
         self._tracer = Tracer(config.traces, config.model.name) if config.traces.endpoint else None
         on_end = self._tracer.over if self._tracer else lambda generation, reason: None
-        self._engine = Engine(self._daemon, codec.decode, on_end)
+        self._engine = LiveRequests(self._daemon, codec.decode, on_end)
         self._preparer = Preparer(codec, config.slo)
-        api = Api(config, self._engine, self._preparer)
-        self._runner = Runner(keeper, api, self._engine, config.batch.window)
-        self._edge = Edge(runtime / "client.sock", api, self._engine, keeper, self._runner)
-        self._caretaker = Caretaker(keeper, self._runner)
-        batches = Batches(
+        api = OpenAIService(config, self._engine, self._preparer)
+        self._runner = BatchLineRunner(keeper, api, self._engine, config.batch.window)
+        self._edge = LocalServer(runtime / "client.sock", api, self._engine, keeper, self._runner)
+        self._caretaker = JobHousekeeping(keeper, self._runner)
+        batches = BatchRoutes(
             keeper, self._runner, api, config.batch.max_file_bytes, config.server.body_timeout_s
         )
-        self._guard = Guard(
+        self._guard = AuthMiddleware(
             make_app(api, self._engine, batches, config.server),
             Keys(config.state) if are_required(config) else None,
             config.server.max_requests_per_key,
@@ -129,5 +131,5 @@ class Process:
 
 async def run(config: Config, generation: int, codec: Codec) -> None:
     """Run the process on a loaded tokenizer."""
-    keeper = await Keeper.open(config.state, config.batch)
-    await Process(config, generation, codec, keeper).run()
+    keeper = await AsyncJobStore.open(config.state, config.batch)
+    await TokenizerProcess(config, generation, codec, keeper).run()

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from bros.brosd.client.client import Client, ClientError, JobPage, JobStatus
 from bros.cli.batch.progress import Board, Meter, progress
-from bros.cli.batch.results import Tally, show_table
+from bros.cli.batch.results import ResultSummary, show_table
 from bros.cli.errors import FAILED_LINES, INTERRUPTED
 from bros.cli.render import count
 from bros.cli.target import Target
@@ -37,7 +37,7 @@ def follow(
 ) -> int:
     """Watch a job to its end; the exit code. Whatever ends this early, the job goes on."""
     seen: list[JobStatus] = []
-    tally = Tally()
+    tally = ResultSummary()
     shared = output == "-" and sys.stdout.isatty()  # a bar would be torn by the results
     try:
         with progress(meter, live=not shared) as board:
@@ -54,7 +54,7 @@ def follow(
     return _summary(seen[0], meter, output)
 
 
-def _show(page: JobPage, meter: Meter, tally: Tally, board: Board) -> None:
+def _show(page: JobPage, meter: Meter, tally: ResultSummary, board: Board) -> None:
     after_s = meter.after_s
     for line in page.results:
         if complaint := tally.add(line, after_s):

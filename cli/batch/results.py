@@ -50,7 +50,7 @@ class _Result(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Result)
 
 
-class Tally:
+class ResultSummary:
     """Adds up results as they come."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ def _figures(values: Sequence[float], digits: int = 0) -> list[str]:
     return [f"{figure:,.{digits}f}" for figure in figures]
 
 
-def show_table(tally: Tally) -> None:
+def show_table(tally: ResultSummary) -> None:
     """Print the table on standard error, where the rest of the summary is."""
     if table := tally.table():
         Console(stderr=True, highlight=False).print(table)

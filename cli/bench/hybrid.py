@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
-from bros.cli.bench.load import Load, Objectives, Seen
+from bros.cli.bench.load import LoadGenerator, Objectives, Seen
 from bros.cli.bench.report import Result, plot, table
 from bros.cli.bench.servers import Server, iterations_of, model_of
 from bros.cli.bench.workload import Workload
@@ -57,9 +57,9 @@ def measure(plan: Plan, console: Console) -> dict[str, list[Seen]]:
                 model = model_of(url)
                 warm_up = replace(plan.workload, seed=-1 - seed, duration_s=WARM_UP_S)
                 console.print(f"{server.name}: seed {seed}, {plan.workload.duration_s:g} s")
-                asyncio.run(Load(url, model, warm_up, plan.slo, plan.in_flight).run())
+                asyncio.run(LoadGenerator(url, model, warm_up, plan.slo, plan.in_flight).run())
                 workload = replace(plan.workload, seed=seed)
-                load = Load(url, model, workload, plan.slo, plan.in_flight)
+                load = LoadGenerator(url, model, workload, plan.slo, plan.in_flight)
                 seen = asyncio.run(load.run())
                 seen.iterations = iterations_of(url)
                 runs[server.name].append(seen)

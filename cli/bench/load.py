@@ -92,7 +92,7 @@ class Event(msgspec.Struct):
 _event = msgspec.json.Decoder(Event)
 
 
-class Load:
+class LoadGenerator:
     """One run of a workload against the server at `url`."""
 
     def __init__(

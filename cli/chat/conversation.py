@@ -93,7 +93,7 @@ class Conversation:
         return otherwise_s if own_ms is None else float(own_ms) / 1000
 
 
-class Shelf:
+class ConversationStore:
     """Saved conversations, by name, in a folder of the user's."""
 
     def __init__(self, folder: Path) -> None:

@@ -9,18 +9,18 @@ from rich.console import Console
 
 from bros.brosd.client.client import ApiError, Client, ClientError, Stats
 from bros.cli.chat.answer import Answer
-from bros.cli.chat.conversation import Conversation, Shelf
+from bros.cli.chat.conversation import Conversation, ConversationStore
 from bros.cli.chat.markdown import MarkdownStream
 from bros.cli.chat.prompt import Prompt, no_echo
 from bros.cli.chat.slash import Slash, is_command
-from bros.cli.chat.tally import Tally
+from bros.cli.chat.tally import ConversationTotals
 from bros.cli.errors import one_line
 from bros.cli.render import printable
 
 
 def converse(client: Client, stats: Stats | None, conversation: Conversation, home: Path) -> None:
     """Ask and answer until the user leaves. `home` is where the user's history is kept."""
-    chat = Chat(client, stats, conversation, Shelf(home / "chats"))
+    chat = Chat(client, stats, conversation, ConversationStore(home / "chats"))
     prompt = Prompt(home / "chat_history", chat.slash.complete, chat.status)
     chat.say(f"{conversation.model} -- /help for help, Ctrl-D to leave")
     while not chat.over and (line := prompt.read()) is not None:
@@ -31,14 +31,18 @@ class Chat:
     """A conversation, and the screen."""
 
     def __init__(
-        self, client: Client, stats: Stats | None, conversation: Conversation, shelf: Shelf
+        self,
+        client: Client,
+        stats: Stats | None,
+        conversation: Conversation,
+        shelf: ConversationStore,
     ) -> None:
         self._client = client
         self._stats = stats
         self._console = Console(highlight=False)
         self.conversation = conversation
         self.shelf = shelf
-        self.tally = Tally()
+        self.tally = ConversationTotals()
         self.slash = Slash(self)
         self.over = False
 

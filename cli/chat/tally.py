@@ -8,7 +8,7 @@ from bros.cli.chat.answer import Answer
 
 
 @dataclass
-class Tally:
+class ConversationTotals:
     """Sums over answers, and the last one's context."""
 
     answers: int = 0

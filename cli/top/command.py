@@ -23,7 +23,7 @@ from bros.cli.errors import InputError
 from bros.cli.render import PIPE_WIDTH, as_dict, print_json
 from bros.cli.target import Target
 from bros.cli.top.dashboard import Frame, dashboard
-from bros.cli.top.history import History, Statement, ask, extended
+from bros.cli.top.history import History, Snapshot, ask, extended
 
 KEY_WAIT_S = 0.1
 FIRST_S = 0.2  # between the first two statements: they come once a second, whenever that is
@@ -94,7 +94,7 @@ class Poller:
         self._client = client
         self._interval_s = interval_s
         self._stopped = threading.Event()
-        self._answers: queue.SimpleQueue[Statement | ClientError | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Snapshot | ClientError | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -107,7 +107,7 @@ class Poller:
                 return
             self._stopped.wait(self._interval_s)
 
-    def take(self) -> Statement | None:
+    def take(self) -> Snapshot | None:
         """The next statement, None if there is none yet. Raises what the client raised."""
         try:
             answer = self._answers.get_nowait()

@@ -30,25 +30,25 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Statement:
+class Snapshot:
     """What the daemon says of itself, and of the batch jobs that are not over, oldest first."""
 
     stats: Stats
     jobs: Sequence[JobStatus] = ()
 
 
-def ask(client: Client) -> Statement | None:
+def ask(client: Client) -> Snapshot | None:
     """The daemon's latest statement; None while it starts."""
     stats = client.status()
     if stats is None:
         return None
-    return Statement(stats, [job for job in reversed(client.jobs()) if not job.is_over])
+    return Snapshot(stats, [job for job in reversed(client.jobs()) if not job.is_over])
 
 
 class History:
     """The latest statements; `stats` and `jobs` are of the last one."""
 
-    def __init__(self, first: Statement) -> None:
+    def __init__(self, first: Snapshot) -> None:
         stats = first.stats
         self.stats, self.jobs = stats, first.jobs
         self._totals: deque[tuple[float, Rates]] = deque([_totals(stats)], maxlen=LENGTH)
@@ -60,7 +60,7 @@ class History:
         """Statements that were taken."""
         return len(self._totals)
 
-    def add(self, statement: Statement) -> None:
+    def add(self, statement: Snapshot) -> None:
         """Take a statement, unless it is the one before once more."""
         stats, self.jobs = statement.stats, statement.jobs
         if stats.uptime_s == self.stats.uptime_s:
@@ -95,7 +95,7 @@ class History:
         return {f"{name}_per_s": value for name, value in asdict(self.rates).items()}
 
 
-def extended(history: History | None, statement: Statement) -> History:
+def extended(history: History | None, statement: Snapshot) -> History:
     """The history with a statement more; a daemon that has started again begins a new one."""
     if history is None or statement.stats.uptime_s < history.stats.uptime_s:
         return History(statement)

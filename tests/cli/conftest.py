@@ -199,7 +199,7 @@ class FakeTokenizer:
 
     def _handle(self, peer: bytes, message: Any) -> None:
         match message:
-            case wire.Ask():
+            case wire.OpenAIRequest():
                 self._ask(peer, message)
             case wire.Cancel(rid=rid):
                 self._streams.pop((peer, rid), None)
@@ -238,7 +238,7 @@ class FakeTokenizer:
         status = job.status(message.job)
         self._send(peer, wire.JobPage(rid=message.rid, status=status, results=results, next=until))
 
-    def _ask(self, peer: bytes, ask: wire.Ask) -> None:
+    def _ask(self, peer: bytes, ask: wire.OpenAIRequest) -> None:
         """The last message chooses: `refuse`, `endless`, `hang` after a word, else an answer."""
         question = msgspec.json.decode(ask.body)["messages"][-1]["content"]
         if "refuse" in question:

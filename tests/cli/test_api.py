@@ -53,7 +53,7 @@ def test_closing_a_stream_early_cancels_it(client: Client, tokenizer: Any) -> No
     stream = client.ask(URL, question("endless"))
     next(stream)
     stream.close()
-    assert tokenizer.wait_for(wire.Cancel).rid == tokenizer.wait_for(wire.Ask).rid
+    assert tokenizer.wait_for(wire.Cancel).rid == tokenizer.wait_for(wire.OpenAIRequest).rid
 
 
 def test_a_finished_or_failed_stream_is_not_cancelled(client: Client, tokenizer: Any) -> None:

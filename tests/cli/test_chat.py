@@ -19,7 +19,7 @@ ANSWER = b"The capital is **Paris**.\n\nIt is in France.\n"
 TIMINGS = rb"TTFT \d+ ms, TPOT \d+\.\d ms, 5 tokens, \d+\.\d tokens/s"
 
 
-def body(ask: wire.Ask) -> dict[str, Any]:
+def body(ask: wire.OpenAIRequest) -> dict[str, Any]:
     return msgspec.json.decode(ask.body)
 
 
@@ -27,7 +27,7 @@ def test_once(tokenizer: Any, bros: Bros) -> None:
     done = bros("chat", "--once", "capital of France?", "--max-tokens", "9")
     assert (done.returncode, done.stdout) == (0, ANSWER)
     assert re.search(TIMINGS, done.stderr)
-    ask = tokenizer.wait_for(wire.Ask)
+    ask = tokenizer.wait_for(wire.OpenAIRequest)
     assert ask.url == "/v1/chat/completions"
     assert body(ask) == {
         "model": "smollm2-135m-instruct",
@@ -51,7 +51,7 @@ def test_json(tokenizer: Any, bros: Bros) -> None:
 def test_a_pipe_is_one_question(tokenizer: Any, bros: Bros) -> None:
     done = bros("chat", "--system", "Be brief.", stdin="two\nlin\xe9s\n".encode("latin-1"))
     assert done.stdout == ANSWER
-    assert body(tokenizer.wait_for(wire.Ask))["messages"] == [
+    assert body(tokenizer.wait_for(wire.OpenAIRequest))["messages"] == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "two\nlin\ufffds"},
     ]
@@ -117,12 +117,14 @@ def test_a_conversation(tokenizer: Any, terminal: Open, size: Size) -> None:
     ask(screen, "And then?")
     ready(screen)
     screen.expect(r"smollm2-135m-instruct, context 10 of 2,048 tokens, SLO met \d of 2")
-    roles = [message["role"] for message in body(tokenizer.wait_for(wire.Ask, 2))["messages"]]
+    roles = [
+        message["role"] for message in body(tokenizer.wait_for(wire.OpenAIRequest, 2))["messages"]
+    ]
     assert roles == ["system", "user", "assistant", "user"]
     screen.type("/clear\r")
     screen.expect("forgotten")
     ask(screen, "Who?")
-    messages = body(tokenizer.wait_for(wire.Ask, 3))["messages"]
+    messages = body(tokenizer.wait_for(wire.OpenAIRequest, 3))["messages"]
     assert [message["content"] for message in messages] == ["Be brief.", "Who?"]
     ready(screen)
     screen.type("\x04")
@@ -145,7 +147,7 @@ def test_ctrl_c_stops_the_answer_not_the_program(
     screen.expect("> half a line")
     screen.type("\x03")
     ask(screen, "hi")
-    asked = body(tokenizer.wait_for(wire.Ask, 2))["messages"]
+    asked = body(tokenizer.wait_for(wire.OpenAIRequest, 2))["messages"]
     assert [message["role"] for message in asked] == ["user", "assistant", "user"]
     assert asked[1]["content"].startswith("on and ")
     ready(screen)
@@ -176,8 +178,8 @@ def test_several_lines_and_history(
     again.expect("> six\n. seven")
 
 
-def asks(tokenizer: Any) -> list[wire.Ask]:
-    return [message for message in tokenizer.seen if isinstance(message, wire.Ask)]
+def asks(tokenizer: Any) -> list[wire.OpenAIRequest]:
+    return [message for message in tokenizer.seen if isinstance(message, wire.OpenAIRequest)]
 
 
 @pytest.mark.parametrize("size", SIZES)

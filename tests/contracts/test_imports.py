@@ -16,18 +16,16 @@ MAY_IMPORT = {
     "workers": {
         "bros.workers.*",
         "bros.kv.*",
-        "bros.brosd.protocol.child",
         "bros.brosd.config",
-        "bros.brosd.protocol.sockets",
-        "bros.brosd.protocol.wire",
+        "bros.brosd.protocol.*",
     },
     "brosd": {"bros.brosd.*", "bros.kv.*"},
     "cli": {
         "bros.cli.*",
-        "bros.brosd.client.client",
+        "bros.brosd.client.*",
         "bros.brosd.config",
-        "bros.brosd.protocol.batch_lines",
         "bros.brosd.lifecycle",
+        "bros.brosd.protocol.batch_lines",
     },
 }
 TORCH = {"torch", "transformers", "numba", "flash_attn", "accelerate", "gguf"}
@@ -70,7 +68,7 @@ def test_packages_import_only_what_they_may(package: str) -> None:
 @pytest.mark.parametrize("package", ["brosd", "kv", "cli"])
 def test_only_workers_load_models(package: str) -> None:
     for file in (ROOT / package).rglob("*.py"):
-        if package == "brosd" and file.parent.name == "tokenizer":
+        if file.is_relative_to(ROOT / "brosd" / "tokenizer"):
             continue  # the tokenizer process takes its text handling from transformers
         heavy = {name.split(".")[0] for name in imports_of(file)} & TORCH
         assert not heavy, f"{file.relative_to(ROOT)} imports {heavy}"

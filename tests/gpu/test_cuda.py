@@ -61,11 +61,11 @@ def test_families_on_cuda(family: str, graphs: bool, tmp_path: Path) -> None:
 def test_copies_keep_every_byte() -> None:
     """Saved, overwritten at once, restored, moved: also more blocks than there are stages."""
     from bros.workers.attention.device_pool import DevicePool
-    from bros.workers.executor.cuda_checkpoints import NUM_STAGES, StreamedCheckpoints
+    from bros.workers.executor.cuda_checkpoints import NUM_STAGES, CudaCheckpointCopier
 
     blocks = 3 * NUM_STAGES
     pool = DevicePool((4, 2 * blocks, 16, 2, 64), torch.bfloat16, "cuda")
-    checkpoints = StreamedCheckpoints(pool, blocks)
+    checkpoints = CudaCheckpointCopier(pool, blocks)
     pool.keys.normal_()
     pool.values.normal_()
     before = pool.keys[:, :blocks].clone(), pool.values[:, :blocks].clone()

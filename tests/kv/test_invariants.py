@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from bros.kv.blocks import Blocks
-from bros.kv.checkpoints import Checkpoints
+from bros.kv.checkpoints import CheckpointPlanner
 from bros.kv.free_blocks import FreeBlocks
-from bros.kv.reclaim import Supply
+from bros.kv.reclaim import BlockReclaimer
 from kv_machine import KvMachine
 
 STEPS = settings(
@@ -45,8 +45,8 @@ def always(*_: Any) -> bool:
 @pytest.mark.parametrize(
     ("where", "rule", "mutation"),
     [
-        (Supply, "squeeze", nothing),
-        (Checkpoints, "_write", nothing),
+        (BlockReclaimer, "evict_be_overlap", nothing),
+        (CheckpointPlanner, "_write", nothing),
         (Blocks, "is_left", always),
         (FreeBlocks, "put", nothing),
     ],

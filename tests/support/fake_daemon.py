@@ -86,7 +86,7 @@ class Daemon:
     def recv(self) -> wire.ToDaemon:
         while True:
             message = self.inbox.recv()
-            if not isinstance(message, wire.Beat):
+            if not isinstance(message, wire.Heartbeat):
                 return message
 
     def drain_inbox(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bros.brosd.config import Config
-from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, pack_ids
+from bros.brosd.protocol.wire import NewRow, Sampling, StepPlan, pack_ids
 from bros.kv import (
     Allocator,
     BlockTable,
@@ -35,14 +35,14 @@ class RowRunner:
         executor.attach(BlockTableView(path))
         self.tokens: dict[int, list[int]] = {}
         self.logprobs: dict[int, list[float]] = {}  # of what was sampled, if rows ask for them
-        self._fresh: list[Fresh] = []
+        self._new_rows: list[NewRow] = []
         self._step = 0
 
     def open(self, klass: Klass, prompt: list[int], sampling: Sampling = GREEDY) -> int:
         tokens = list(prompt)
         row = self.allocator.open_row(klass, TokenChain(tokens, self.allocator.block_size))
         self.tokens[row] = tokens
-        self._fresh.append(Fresh(row, pack_ids(prompt), len(prompt), sampling))
+        self._new_rows.append(NewRow(row, pack_ids(prompt), len(prompt), sampling))
         return row
 
     def step(self, chunks: Sequence[tuple[int, int]], victims: Sequence[int] = ()) -> None:
@@ -63,10 +63,10 @@ class RowRunner:
             rows=pack_ids([row for row, _ in chunks]),
             starts=pack_ids(starts),
             counts=pack_ids(counts),
-            fresh=self._fresh,
+            new_rows=self._new_rows,
             num_copies=self.allocator.num_copies,
         )
-        self._fresh = []
+        self._new_rows = []
         self.executor.copy(plan)
         choice = self.executor.step(plan)
         done = [r for r, _ in chunks if self.allocator.resident(r) == len(self.tokens[r])]

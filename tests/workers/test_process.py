@@ -37,7 +37,7 @@ class Daemon:
         """The next message that is no heartbeat."""
         while True:
             message = self.inbox.recv()
-            if not isinstance(message, wire.Beat):
+            if not isinstance(message, wire.Heartbeat):
                 return message
 
 
@@ -70,12 +70,12 @@ def test_from_hello_to_stop(daemon: Daemon) -> None:
 
     row = allocator.open_row(Klass.BE, TokenChain([*PROMPT, 0, 0, 0], 16))
     allocator.grow(row, 3)
-    fresh = wire.Fresh(row, wire.pack_ids(PROMPT), len(PROMPT), wire.Sampling(temperature=0.0))
+    new_row = wire.NewRow(row, wire.pack_ids(PROMPT), len(PROMPT), wire.Sampling(temperature=0.0))
     sampled = []
     for step, (start, count) in enumerate([(0, 3), (3, 2), (5, 1), (6, 1)]):
         allocator.grow(row, start + count)
         columns = (wire.pack_ids([number]) for number in (row, start, count))
-        daemon.outbox.send(wire.StepPlan(step, *columns, fresh=[fresh] if step == 0 else []))
+        daemon.outbox.send(wire.StepPlan(step, *columns, new_rows=[new_row] if step == 0 else []))
         done = daemon.recv()
         assert isinstance(done, wire.StepDone)
         assert (done.generation, done.step) == (7, step)

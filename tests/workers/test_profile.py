@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bros.brosd.config import Config, load
-from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.kv import BlockTable, BlockTableView, TableGeometry
 from bros.workers.executor.executor import Executor
 from bros.workers.profile import profile, shapes
@@ -91,7 +91,7 @@ def test_no_iteration_is_too_large_for_the_worker(executor: Counting, tmp_path: 
 def test_the_cost_model_learns_from_it(executor: Counting, model_dir: Path, tmp_path: Path) -> None:
     model = CostModel()
     for sample in profile(executor, model_dir, config_of(tmp_path)):
-        load_ = Load()
+        load_ = IterationLoad()
         for start, count in zip(sample.starts, sample.counts, strict=True):
             load_.add(start, count)
         model.learn(load_, sample.seconds)

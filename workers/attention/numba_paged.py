@@ -21,7 +21,7 @@ from numba import get_num_threads, njit, prange
 
 from bros.workers.attention.block_step import LOWEST, block_step, prefetch
 from bros.workers.attention.interface import AttentionBatch, KvPool
-from bros.workers.attention.tasks import TILE, cut, dealt
+from bros.workers.attention.tasks import TILE, balance_tasks, cut
 from bros.workers.cpu.bits import bits_of, exp, load, narrow
 
 TASKS_PER_THREAD = 2  # from which on threads get all KV heads of a tile, not single ones
@@ -220,7 +220,7 @@ class NumbaAttention:
         self._tables = np.ascontiguousarray(batch.tables)
         tasks, self._merges = cut(batch)
         self._num_parts = int(self._merges[:, 3].sum())
-        self._tasks = dealt(tasks, get_num_threads())
+        self._tasks = balance_tasks(tasks, get_num_threads())
         self._crowded = len(tasks) >= TASKS_PER_THREAD * get_num_threads()
         rows = batch.row_of_query
         self._prompts = np.flatnonzero(batch.counts[rows] > 1)  # tokens that are not decodes

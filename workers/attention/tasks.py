@@ -67,7 +67,7 @@ def cut(batch: AttentionBatch) -> tuple[np.ndarray, np.ndarray]:
     return tasks, merges
 
 
-def dealt(tasks: np.ndarray, num_threads: int) -> np.ndarray:
+def balance_tasks(tasks: np.ndarray, num_threads: int) -> np.ndarray:
     """The tasks in an order in which equal shares of it, one for each thread, take equally long.
 
     Longest first, dealt out like cards, back and forth.

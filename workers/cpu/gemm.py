@@ -68,11 +68,13 @@ def _multiply(x: Any, panels: Any, scale: Any, out: Any, tiles: Any, groups: Any
         panel, group = task // groups, task % groups
         for tile in range(group * tiles // groups, (group + 1) * tiles // groups):
             first = tokens * tile // tiles  # tiles of equal size, give or take one
-            _meet(x, first, tokens * (tile + 1) // tiles - first, panels, panel, scale, out)
+            multiply_panel(
+                x, first, tokens * (tile + 1) // tiles - first, panels, panel, scale, out
+            )
 
 
 @intrinsic
-def _meet(
+def multiply_panel(
     _: Any, x: Any, first: Any, count: Any, panels: Any, panel: Any, scale: Any, out: Any
 ) -> Any:
     """`count` tokens, at most TILE, of `x` (tokens, inputs) from `first`, times one panel."""

@@ -23,7 +23,7 @@ class Copied:
     seconds: float = 0.0
 
 
-class Checkpoints:
+class CheckpointCopier:
     """A host pool of `num_slots` blocks beside `pool`; its memory is touched when it is used."""
 
     def __init__(self, pool: KvPool, num_slots: int) -> None:

@@ -20,10 +20,10 @@ from bros.workers.attention.flash import FlashAttention, flash_obstacle
 from bros.workers.attention.interface import Attention, AttentionBatch
 from bros.workers.attention.triton_paged import TritonAttention
 from bros.workers.executor.checkpoints import Copied
-from bros.workers.executor.cuda_checkpoints import StreamedCheckpoints
+from bros.workers.executor.cuda_checkpoints import CudaCheckpointCopier
 from bros.workers.executor.executor import Executor
 from bros.workers.executor.forward import Forward, GenericForward
-from bros.workers.executor.graphs import Capture, CudaCapture, DecodeGraphs, Room
+from bros.workers.executor.graphs import Capture, CudaCapture, DecodeGraphs, GraphLimits
 from bros.workers.tensor_parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class CudaExecutor(Executor):
         if device != "cpu":
             torch.cuda.set_device(device)
         self._paged: TritonAttention | None = None
-        self._streamed: StreamedCheckpoints | None = None
+        self._streamed: CudaCheckpointCopier | None = None
         self._graphs: DecodeGraphs | None = None
         self._blocks = config.kv.num_blocks or 0
         self._attention_class: type[TritonAttention] = TritonAttention
@@ -65,7 +65,7 @@ class CudaExecutor(Executor):
         geometry = view.geometry
         pool = self._make_pool(geometry.num_blocks)
         if self._device != "cpu":
-            self._streamed = StreamedCheckpoints(pool, geometry.host_slots)
+            self._streamed = CudaCheckpointCopier(pool, geometry.host_slots)
         self._view = view
         self._max_len = geometry.max_len
 
@@ -76,7 +76,7 @@ class CudaExecutor(Executor):
 
     def make_graphs(self, capture: Capture) -> None:
         """Let decodes run as graphs, if the model can be captured; no row may be known yet."""
-        room = Room(
+        room = GraphLimits(
             max_rows=self._config.scheduler.max_sequences,
             max_len=self._max_len,
             block_size=self._config.kv.block_size,

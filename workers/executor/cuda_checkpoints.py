@@ -18,7 +18,7 @@ from bros.workers.executor.checkpoints import Copied
 NUM_STAGES = 16  # blocks on their way, each direction
 
 
-class StreamedCheckpoints:
+class CudaCheckpointCopier:
     """A host pool of `num_slots` blocks beside `pool`; see `Checkpoints`."""
 
     def __init__(self, pool: DevicePool, num_slots: int) -> None:

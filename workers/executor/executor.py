@@ -17,10 +17,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from bros.brosd.config import Config
-from bros.brosd.protocol.wire import Fresh, Sampling, StepPlan, unpack_ids
+from bros.brosd.protocol.wire import NewRow, Sampling, StepPlan, unpack_ids
 from bros.kv import BlockTableView, Klass
 from bros.workers.attention.interface import Attention, AttentionBatch, KvPool
-from bros.workers.executor.checkpoints import Checkpoints, Copied
+from bros.workers.executor.checkpoints import CheckpointCopier, Copied
 from bros.workers.executor.forward import Forward, make_forward, packed
 from bros.workers.models.shape import ModelShape
 from bros.workers.sampling.grammar import Grammars
@@ -39,7 +39,7 @@ GREEDY = Sampling(temperature=0.0)
 
 
 @dataclass
-class Row:
+class SequenceState:
     """The known tokens of a sequence: `tokens[:length]`, of which `num_prompt` are its prompt."""
 
     tokens: np.ndarray  # (max_len,), int32
@@ -91,11 +91,11 @@ class Executor:
         self._kv_heads = self.shape.kv_heads  # of this rank
         self._run = self._make_forward(self._load(folder))
         self._grammars = Grammars(folder, self.shape.vocab_size)
-        self._sampled: list[Row] = []  # whose next tokens are due
-        self._rows: dict[int, Row] = {}
+        self._sampled: list[SequenceState] = []  # whose next tokens are due
+        self._rows: dict[int, SequenceState] = {}
         self._view: BlockTableView | None = None
         self._attention: Attention | None = None
-        self._checkpoints: Checkpoints | None = None
+        self._checkpoints: CheckpointCopier | None = None
         self._max_len = 0
 
     def _load(self, folder: Path) -> torch.nn.Module:
@@ -151,7 +151,7 @@ class Executor:
             self._dtype,
         )
         self._attention = make_attention(self._config.worker.attention, pool)
-        self._checkpoints = Checkpoints(pool, geometry.host_slots)
+        self._checkpoints = CheckpointCopier(pool, geometry.host_slots)
         self._view = view
         self._max_len = geometry.max_len
 
@@ -229,8 +229,8 @@ class Executor:
 
     def _compute(self, plan: StepPlan) -> torch.Tensor:
         """The logits of the rows that sample, which are then `_sampled`."""
-        for fresh in plan.fresh:
-            self._rows[fresh.row] = self._known(fresh)
+        for new_row in plan.new_rows:
+            self._rows[new_row.row] = self._known(new_row)
         rows, starts, counts = (
             unpack_ids(column) for column in (plan.rows, plan.starts, plan.counts)
         )
@@ -245,13 +245,13 @@ class Executor:
         last = batch.offsets[1:][sampling] - 1
         return self._forward(ids, batch, last if self._ranks.rank == 0 else last[:1])
 
-    def _known(self, fresh: Fresh) -> Row:
+    def _known(self, new_row: NewRow) -> SequenceState:
         tokens = np.empty(self._max_len, np.int32)
-        known = unpack_ids(fresh.tokens)
+        known = unpack_ids(new_row.tokens)
         tokens[: len(known)] = known
-        output = known[fresh.num_prompt :]
-        matcher = self._grammars.matcher(fresh.sampling.grammar, output)
-        return Row(tokens, len(known), fresh.num_prompt, fresh.sampling, matcher)
+        output = known[new_row.num_prompt :]
+        matcher = self._grammars.matcher(new_row.sampling.grammar, output)
+        return SequenceState(tokens, len(known), new_row.num_prompt, new_row.sampling, matcher)
 
     def _batch(self, rows: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> AttentionBatch:
         """Read the rows' blocks from the shared table, which the plan says are in place."""

@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]  # returns what does the same work again
-Run = Callable[[DeviceBatch], torch.Tensor]  # logits (rows, vocabulary) of a batch of decodes
+RunDecodes = Callable[
+    [DeviceBatch], torch.Tensor
+]  # logits (rows, vocabulary) of a batch of decodes
 
 
 @dataclass(frozen=True)
-class Room:
+class GraphLimits:
     """What the batches of graphs must have room for."""
 
     max_rows: int
@@ -79,7 +81,7 @@ class CudaCapture:
 class DecodeGraphs:
     """Graphs for up to `room.max_rows` decodes; `capture` them while no row is known."""
 
-    def __init__(self, run: Run, grid: Grid, room: Room, device: str) -> None:
+    def __init__(self, run: RunDecodes, grid: Grid, room: GraphLimits, device: str) -> None:
         self._run = run
         self._grid = grid
         self._room = room
@@ -92,7 +94,7 @@ class DecodeGraphs:
         """Capture all sizes, the largest first: the others find room in its memory."""
         graphs: dict[int, tuple[DeviceBatch, Work]] = {}
         for size in reversed(graph_sizes(self._room.max_rows)):
-            batch = self._nobodys(size)
+            batch = self._padding_batch(size)
             if not graphs:
                 self._logits = self._run(batch).clone()
             graphs[size] = batch, capture(self._work(batch))
@@ -121,7 +123,7 @@ class DecodeGraphs:
 
         return work
 
-    def _nobodys(self, size: int) -> DeviceBatch:
+    def _padding_batch(self, size: int) -> DeviceBatch:
         """A batch of padding alone, with tables as wide as any."""
         width = -(-self._room.max_len // self._room.block_size)
         none = np.zeros(0, np.int32)

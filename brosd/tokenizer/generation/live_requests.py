@@ -31,7 +31,7 @@ from bros.brosd.protocol.wire import (
 )
 from bros.brosd.tokenizer.generation.detokenize import Decode, TextStream
 from bros.brosd.tokenizer.generation.traces import caller
-from bros.brosd.tokenizer.openai.errors import ApiError, shutting_down, starting
+from bros.brosd.tokenizer.openai.errors import OpenAIError, shutting_down, starting
 from bros.kv import Klass
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Generation:
         index: int,
         submission: Submission,
         decode: Decode,
-        post: Callable[[Delta | ApiError], None],
+        post: Callable[[Delta | OpenAIError], None],
     ) -> None:
         self._index = index
         self._post = post
@@ -118,7 +118,7 @@ class Generation:
             self._flush(None)
         return self._text.stopped
 
-    def fail(self, error: ApiError) -> None:
+    def fail(self, error: OpenAIError) -> None:
         self._post(error)
 
     def _flush(self, finish: str | None) -> None:
@@ -133,7 +133,7 @@ class Run:
     """The requests of one answer, one per prompt. Iterate over it for their deltas."""
 
     generations: dict[int, Generation] = field(default_factory=dict)  # by rid
-    _deltas: asyncio.Queue[Delta | ApiError] = field(default_factory=asyncio.Queue)
+    _deltas: asyncio.Queue[Delta | OpenAIError] = field(default_factory=asyncio.Queue)
 
     @property
     def num_tokens(self) -> int:
@@ -145,13 +145,13 @@ class Run:
         unfinished = len(self.generations)
         while unfinished:
             delta = await self._deltas.get()
-            if isinstance(delta, ApiError):
+            if isinstance(delta, OpenAIError):
                 raise delta
             unfinished -= delta.finish is not None
             yield delta
 
 
-class Engine:
+class LiveRequests:
     """All live requests, and what the daemon last said about itself.
 
     `on_end` is told of each request that is over, and why.
@@ -232,7 +232,7 @@ class Engine:
 
     def on_fail(self, fail: Fail) -> None:
         if generation := self._end(fail.rid, "error"):
-            generation.fail(ApiError(fail.status, fail.message, code=fail.code))
+            generation.fail(OpenAIError(fail.status, fail.message, code=fail.code))
 
     def _end(self, rid: int, reason: str) -> Generation | None:
         """Forget a request, if it lives, and count it."""

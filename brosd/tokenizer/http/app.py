@@ -17,17 +17,17 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from bros.brosd.config import ServerConfig
-from bros.brosd.tokenizer.generation.live_requests import Engine
+from bros.brosd.tokenizer.generation.live_requests import LiveRequests
 from bros.brosd.tokenizer.generation.traces import note_caller
-from bros.brosd.tokenizer.http.batch_routes import Batches, as_api_error
+from bros.brosd.tokenizer.http.batch_routes import BatchRoutes, as_api_error
 from bros.brosd.tokenizer.http.body import read_body
 from bros.brosd.tokenizer.http.metrics import CONTENT_TYPE, render
 from bros.brosd.tokenizer.http.openapi import document
 from bros.brosd.tokenizer.jobs.async_store import DiskFullError
 from bros.brosd.tokenizer.jobs.files import FileError
 from bros.brosd.tokenizer.jobs.job import JobError
-from bros.brosd.tokenizer.openai.errors import ApiError, error_response, internal, no_such_url
-from bros.brosd.tokenizer.openai.service import URLS, Api, EventStream
+from bros.brosd.tokenizer.openai.errors import OpenAIError, error_response, internal, no_such_url
+from bros.brosd.tokenizer.openai.service import URLS, EventStream, OpenAIService
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,9 @@ SSE_HEADERS = [
 ]
 
 
-def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -> Starlette:
+def make_app(
+    api: OpenAIService, engine: LiveRequests, batches: BatchRoutes, limits: ServerConfig
+) -> Starlette:
     """The ASGI application."""
 
     async def models(request: Request) -> Response:
@@ -87,7 +89,7 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
         ],
         exception_handlers={
             HTTPException: _on_http_error,
-            **dict.fromkeys((ApiError, *STORE_ERRORS), _on_api_error),
+            **dict.fromkeys((OpenAIError, *STORE_ERRORS), _on_api_error),
             Exception: _on_crash,
         },
     )
@@ -96,7 +98,7 @@ def make_app(api: Api, engine: Engine, batches: Batches, limits: ServerConfig) -
 class Generate:
     """The ASGI endpoint of one URL that generates text."""
 
-    def __init__(self, api: Api, url: str, limits: ServerConfig) -> None:
+    def __init__(self, api: OpenAIService, url: str, limits: ServerConfig) -> None:
         self._api = api
         self._url = url
         self._limits = limits
@@ -110,7 +112,7 @@ class Generate:
             )
         except ClientDisconnect:
             return
-        except ApiError as error:
+        except OpenAIError as error:
             await _refuse_body(error, receive, send)
             return
         await _while_connected(receive, self._answer(body, scope, receive, send))
@@ -118,7 +120,7 @@ class Generate:
     async def _answer(self, body: bytes, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answer = await self._api.handle(self._url, body)
-        except ApiError as error:
+        except OpenAIError as error:
             await error_response(error)(scope, receive, send)
             return
         if isinstance(answer, bytes):
@@ -154,13 +156,13 @@ async def _send_events(stream: EventStream, send: Send) -> None:
         try:
             async for chunk in stream.rest:
                 await emit(chunk)
-        except ApiError as error:
+        except OpenAIError as error:
             await emit(error.body)
         await emit(b"[DONE]")
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _refuse_body(error: ApiError, receive: Receive, send: Send) -> None:
+async def _refuse_body(error: OpenAIError, receive: Receive, send: Send) -> None:
     """Answer before the body has come, then close the connection.
 
     Many clients read only when they have sent all, and lose the answer if they are cut off before:
@@ -197,7 +199,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
-    known = error if isinstance(error, ApiError) else as_api_error(error)
+    known = error if isinstance(error, OpenAIError) else as_api_error(error)
     if known is None:
         raise error
     return error_response(known)
@@ -215,5 +217,5 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return error_response(no_such_url(request.url.path))
     message = f"{request.method} does not go with {request.url.path}"
-    method = ApiError(error.status_code, message, param="method", code="wrong_method")
+    method = OpenAIError(error.status_code, message, param="method", code="wrong_method")
     return error_response(method, dict(error.headers or {}))

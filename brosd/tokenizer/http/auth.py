@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bros.brosd.api_keys import Keys
 from bros.brosd.tokenizer.http.openapi import OPEN_PATHS
-from bros.brosd.tokenizer.openai.errors import ApiError, error_response
+from bros.brosd.tokenizer.openai.errors import OpenAIError, error_response
 
 log = logging.getLogger(__name__)
 
 ANYBODY = ""
 
 
-class Guard:
+class AuthMiddleware:
     """ASGI middleware. `keys` is None where everybody may ask."""
 
     def __init__(self, app: ASGIApp, keys: Keys | None, max_requests_per_key: int) -> None:
@@ -33,7 +33,7 @@ class Guard:
         try:
             owner = self._owner(Headers(scope=scope))
             self._check_room(owner)
-        except ApiError as error:
+        except OpenAIError as error:
             await error_response(error, {"connection": "close"})(scope, receive, send)
             return
         self._active[owner] += 1
@@ -51,11 +51,11 @@ class Guard:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             message = "This server needs an API key: send 'Authorization: Bearer KEY'"
-            raise ApiError(401, message, code="missing_api_key")
+            raise OpenAIError(401, message, code="missing_api_key")
         owner = self.keys.owner(key.strip())
         if owner is None:
             log.warning("event=bad_api_key")
-            raise ApiError(401, "This API key is not known here", code="invalid_api_key")
+            raise OpenAIError(401, "This API key is not known here", code="invalid_api_key")
         return owner
 
     def _check_room(self, owner: str) -> None:
@@ -64,4 +64,4 @@ class Guard:
                 f"More than {self.max_requests_per_key} requests at a time "
                 "(server.max_requests_per_key)"
             )
-            raise ApiError(429, message, code="too_many_requests")
+            raise OpenAIError(429, message, code="too_many_requests")

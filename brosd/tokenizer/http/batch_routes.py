@@ -18,10 +18,10 @@ from starlette.routing import Route
 
 from bros.brosd.tokenizer.http.body import read_body
 from bros.brosd.tokenizer.http.upload import Upload
-from bros.brosd.tokenizer.jobs.async_store import DiskFullError, Keeper
+from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore, DiskFullError
 from bros.brosd.tokenizer.jobs.files import File, FileError
 from bros.brosd.tokenizer.jobs.job import JobError
-from bros.brosd.tokenizer.jobs.line_runner import Runner
+from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
 from bros.brosd.tokenizer.openai.batch_objects import (
     BatchRequest,
     batch_object,
@@ -30,9 +30,9 @@ from bros.brosd.tokenizer.openai.batch_objects import (
     order,
     query_limit,
 )
-from bros.brosd.tokenizer.openai.errors import ApiError, invalid
+from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.parsing import parse
-from bros.brosd.tokenizer.openai.service import Api
+from bros.brosd.tokenizer.openai.service import OpenAIService
 
 PURPOSES = ("batch", "user_data", "assistants", "fine-tune", "vision", "evals")
 MAX_BATCH_BODY = 64 * 1024
@@ -43,12 +43,12 @@ _batch_decoder = msgspec.json.Decoder(BatchRequest)
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchRoutes:
     """The endpoints. Errors of the store are for the handlers below."""
 
-    keeper: Keeper
-    runner: Runner
-    api: Api
+    keeper: AsyncJobStore
+    runner: BatchLineRunner
+    api: OpenAIService
     max_file_bytes: int
     body_timeout_s: float
 
@@ -175,19 +175,21 @@ def _expiry(fields: dict[str, str]) -> float | None:
     return time.time() + int(seconds)
 
 
-def as_api_error(error: Exception) -> ApiError | None:
+def as_api_error(error: Exception) -> OpenAIError | None:
     """What an error of the store is for a client; None if it is of another kind."""
     match error:
         case JobError(code=code) | FileError(code=code):
             param = "batch_id" if isinstance(error, JobError) else "file_id"
-            return ApiError(STATUS.get(code, 400), str(error), param=param, code=code)
+            return OpenAIError(STATUS.get(code, 400), str(error), param=param, code=code)
         case DiskFullError():
-            return ApiError(507, str(error), code="disk_full")
+            return OpenAIError(507, str(error), code="disk_full")
         case OSError(errno=errno.ENOSPC | errno.EFBIG | errno.EDQUOT):
-            return ApiError(507, f"The file cannot be stored: {error.strerror}", code="disk_full")
+            return OpenAIError(
+                507, f"The file cannot be stored: {error.strerror}", code="disk_full"
+            )
         case sqlite3.Error():
-            return ApiError(500, f"Batch jobs cannot be stored: {error}", code="storage_failed")
+            return OpenAIError(500, f"Batch jobs cannot be stored: {error}", code="storage_failed")
         case TimeoutError():
-            return ApiError(408, "The body came too slowly", param="body", code="timeout")
+            return OpenAIError(408, "The body came too slowly", param="body", code="timeout")
         case _:
             return None

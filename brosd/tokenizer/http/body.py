@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.requests import Request
 
-from bros.brosd.tokenizer.openai.errors import ApiError, too_large
+from bros.brosd.tokenizer.openai.errors import OpenAIError, too_large
 
 
 async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
@@ -22,5 +22,5 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
                     raise too_large(max_bytes)
     except TimeoutError:
         message = f"The body did not come within {timeout_s:.0f} s (server.body_timeout_s)"
-        raise ApiError(408, message, param="body", code="timeout") from None
+        raise OpenAIError(408, message, param="body", code="timeout") from None
     return bytes(body)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from bros.brosd.tokenizer.openai.errors import ApiError, invalid
+from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 
 BUFFER_BYTES = 2**20
 MAX_FIELDS = 16
@@ -105,7 +105,7 @@ class Upload:
             self._num_bytes += end - start
             if self._num_bytes > self._max_bytes:
                 problem = f"The file is larger than {self._max_bytes} bytes (batch.max_file_bytes)"
-                raise ApiError(413, problem, param="file", code="file_too_large")
+                raise OpenAIError(413, problem, param="file", code="file_too_large")
             self._buffer += data[start:end]
             return
         self._field += data[start:end]

@@ -38,7 +38,7 @@ class DiskFullError(Exception):
         )
 
 
-class Keeper:
+class AsyncJobStore:
     """`JobStore` and `FileStore` without blocking. Made by `open`."""
 
     def __init__(self, folder: Path, config: BatchConfig, thread: ThreadPoolExecutor) -> None:
@@ -54,7 +54,7 @@ class Keeper:
         self._changed = asyncio.Event()  # replaced whenever it is set
 
     @classmethod
-    async def open(cls, folder: Path, config: BatchConfig) -> Keeper:
+    async def open(cls, folder: Path, config: BatchConfig) -> AsyncJobStore:
         """Open or make the files. StoreError if they cannot be used."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
         loop = asyncio.get_running_loop()
@@ -157,4 +157,4 @@ class Keeper:
             pass
 
 
-__all__ = ["DiskFullError", "JobError", "Keeper"]
+__all__ = ["AsyncJobStore", "DiskFullError", "JobError"]

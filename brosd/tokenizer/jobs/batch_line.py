@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from bros.brosd.tokenizer.jobs.job import Line, Outcome, custom_id_of
-from bros.brosd.tokenizer.openai.errors import ApiError, invalid
+from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.parsing import parse
 from bros.brosd.tokenizer.openai.service import URLS
 
@@ -62,13 +62,13 @@ def answered(line: Line, custom_id: str, body: bytes) -> Outcome:
     )
 
 
-def failed(line: Line, custom_id: str, error: ApiError) -> Outcome:
+def failed(line: Line, custom_id: str, error: OpenAIError) -> Outcome:
     """The request of the line was refused."""
     result = _output(custom_id, _response(error.status, error.content), None)
     return Outcome(line.job, line.number, result, ok=False)
 
 
-def unreadable(line: Line, error: ApiError) -> Outcome:
+def unreadable(line: Line, error: OpenAIError) -> Outcome:
     """The line holds no request."""
     content = {"code": error.code, "message": error.message, "param": error.param}
     result = _output(custom_id_of(line.content), None, content)

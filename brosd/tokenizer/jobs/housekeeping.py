@@ -12,9 +12,9 @@ import time
 
 from bros.brosd.protocol.batch_lines import parts, read_lines
 from bros.brosd.tokenizer.jobs import batch_line
-from bros.brosd.tokenizer.jobs.async_store import DiskFullError, Keeper
+from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore, DiskFullError
 from bros.brosd.tokenizer.jobs.job import Job, JobError
-from bros.brosd.tokenizer.jobs.line_runner import Runner
+from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
 
 log = logging.getLogger(__name__)
 
@@ -24,10 +24,10 @@ RETRY_S = 5.0
 EXPIRED_LINES = 500  # in one transaction
 
 
-class Caretaker:
+class JobHousekeeping:
     """Never ends by itself; a disk that is full makes it wait."""
 
-    def __init__(self, keeper: Keeper, runner: Runner) -> None:
+    def __init__(self, keeper: AsyncJobStore, runner: BatchLineRunner) -> None:
         self._keeper = keeper
         self._runner = runner
 

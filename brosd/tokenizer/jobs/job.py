@@ -19,7 +19,7 @@ class JobError(Exception):
 
 
 @dataclass(frozen=True)
-class Order:
+class JobSpec:
     """What a job that comes as an uploaded file is to do, in the words of its client."""
 
     endpoint: str

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from bros.brosd.tokenizer.generation.live_requests import Engine
+from bros.brosd.tokenizer.generation.live_requests import LiveRequests
 from bros.brosd.tokenizer.jobs import batch_line
-from bros.brosd.tokenizer.jobs.async_store import Keeper
+from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore
 from bros.brosd.tokenizer.jobs.job import Line, Outcome
-from bros.brosd.tokenizer.openai.errors import ApiError
-from bros.brosd.tokenizer.openai.service import Api
+from bros.brosd.tokenizer.openai.errors import OpenAIError
+from bros.brosd.tokenizer.openai.service import OpenAIService
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,12 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 
 
-class Runner:
+class BatchLineRunner:
     """Keeps up to `window` lines in flight. A line that is cancelled stays pending."""
 
-    def __init__(self, keeper: Keeper, api: Api, engine: Engine, window: int) -> None:
+    def __init__(
+        self, keeper: AsyncJobStore, api: OpenAIService, engine: LiveRequests, window: int
+    ) -> None:
         self._keeper = keeper
         self._api = api
         self._engine = engine
@@ -88,7 +90,7 @@ class Runner:
         """The result of a line, however long the server takes to be able to give it."""
         try:
             request = batch_line.read(line)
-        except ApiError as error:
+        except OpenAIError as error:
             return batch_line.unreadable(line, error)
         body = bytes(request.body)
         failures = 0
@@ -97,7 +99,7 @@ class Runner:
             await self._engine.wait_open()
             try:
                 answer = await self._api.handle_line(request.url, body)
-            except ApiError as error:
+            except OpenAIError as error:
                 failures += error.status >= 500 and error.status != 503
                 if not _is_passing(error) or failures == MAX_FAILURES:
                     return batch_line.failed(line, request.custom_id, error)
@@ -108,7 +110,7 @@ class Runner:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
-def _is_passing(error: ApiError) -> bool:
+def _is_passing(error: OpenAIError) -> bool:
     """Whether the same request may be answered later."""
     return error.status >= 500 or error.status == 429
 

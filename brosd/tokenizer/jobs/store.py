@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from bros.brosd.protocol.wire import JobStatus
 from bros.brosd.tokenizer.jobs.database import transaction
-from bros.brosd.tokenizer.jobs.job import Job, JobError, Line, Order, Outcome, custom_id_of
+from bros.brosd.tokenizer.jobs.job import Job, JobError, JobSpec, Line, Outcome, custom_id_of
 
 PAGE_RESULTS = 512
 PAGE_BYTES = 8 * 2**20
@@ -36,7 +36,7 @@ class JobStore:
 
     # -- clients ---------------------------------------------------------------------------------
 
-    def create(self, name: str, order: Order) -> Job:
+    def create(self, name: str, order: JobSpec) -> Job:
         """Store a job whose lines come from a file, through `put`."""
         insert = (
             "INSERT INTO jobs (name, state, created_s, endpoint, input_file, window, metadata,"

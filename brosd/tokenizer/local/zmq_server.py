@@ -20,7 +20,6 @@ import zmq.asyncio
 from bros.brosd.protocol.sockets import HIGH_WATER_MARK, encode, ipc
 from bros.brosd.protocol.wire import (
     MAX_MESSAGE_BYTES,
-    Ask,
     Cancel,
     FromClient,
     JobAck,
@@ -30,18 +29,19 @@ from bros.brosd.protocol.wire import (
     JobPage,
     JobPut,
     Jobs,
+    OpenAIRequest,
     Refused,
     Reply,
     Status,
     StatusQuery,
     ToClient,
 )
-from bros.brosd.tokenizer.generation.live_requests import Engine
-from bros.brosd.tokenizer.jobs.async_store import DiskFullError, Keeper
+from bros.brosd.tokenizer.generation.live_requests import LiveRequests
+from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore, DiskFullError
 from bros.brosd.tokenizer.jobs.job import JobError
-from bros.brosd.tokenizer.jobs.line_runner import Runner
-from bros.brosd.tokenizer.openai.errors import ApiError
-from bros.brosd.tokenizer.openai.service import Api
+from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
+from bros.brosd.tokenizer.openai.errors import OpenAIError
+from bros.brosd.tokenizer.openai.service import OpenAIService
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +53,16 @@ class ClientGoneError(Exception):
     """The client closed its socket, or stopped to read."""
 
 
-class Edge:
+class LocalServer:
     """Serves `client.sock`. Errors never end it."""
 
     def __init__(
-        self, path: Path, api: Api, engine: Engine, keeper: Keeper, runner: Runner
+        self,
+        path: Path,
+        api: OpenAIService,
+        engine: LiveRequests,
+        keeper: AsyncJobStore,
+        runner: BatchLineRunner,
     ) -> None:
         self._api = api
         self._engine = engine
@@ -107,7 +112,7 @@ class Edge:
             if message is None:
                 refusal = "not a message that this version of brosd knows"
                 await self._send(identity, Refused(rid, "bad_message", refusal))
-            elif isinstance(message, Ask):
+            elif isinstance(message, OpenAIRequest):
                 await self._ask(identity, message)
             else:
                 await self._send(identity, await self._answer(message))
@@ -116,7 +121,7 @@ class Edge:
         except Exception:
             log.exception("event=edge_crashed rid=%d", rid)
 
-    async def _ask(self, identity: bytes, ask: Ask) -> None:
+    async def _ask(self, identity: bytes, ask: OpenAIRequest) -> None:
         """Answer an OpenAI request: one Reply, or one per chunk and an empty one."""
         try:
             answer = await self._api.handle(ask.url, ask.body)
@@ -128,7 +133,7 @@ class Edge:
                 async for chunk in answer.rest:
                     await self._send(identity, Reply(ask.rid, 200, chunk, last=False))
             await self._send(identity, Reply(ask.rid, 200, b"", last=True))
-        except ApiError as error:
+        except OpenAIError as error:
             await self._send(identity, Reply(ask.rid, error.status, error.body, last=True))
 
     async def _answer(

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from bros.brosd.tokenizer.jobs.files import File
-from bros.brosd.tokenizer.jobs.job import Job, Order
+from bros.brosd.tokenizer.jobs.job import Job, JobSpec
 from bros.brosd.tokenizer.openai.errors import Json, invalid
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -29,9 +29,9 @@ class BatchRequest(msgspec.Struct):
     metadata: Annotated[dict[Key, Value], Meta(max_length=16)] | None = None
 
 
-def order(request: BatchRequest) -> Order:
+def order(request: BatchRequest) -> JobSpec:
     """What the store is to know. ApiError if the window is none."""
-    return Order(
+    return JobSpec(
         endpoint=request.endpoint,
         input_file=request.input_file_id,
         window=request.completion_window,

@@ -13,7 +13,7 @@ RETRY_AFTER_S = 1
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 
 
-class ApiError(Exception):
+class OpenAIError(Exception):
     """A request cannot be served: an HTTP status and OpenAI's error object."""
 
     def __init__(
@@ -51,34 +51,34 @@ class ApiError(Exception):
         return {"retry-after": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
 
 
-def invalid(param: str, problem: str, code: str = "invalid_value") -> ApiError:
+def invalid(param: str, problem: str, code: str = "invalid_value") -> OpenAIError:
     """A 400 about the field `param`."""
-    return ApiError(400, f"Invalid '{param}': {problem}", param=param, code=code)
+    return OpenAIError(400, f"Invalid '{param}': {problem}", param=param, code=code)
 
 
-def too_large(max_body_bytes: int) -> ApiError:
+def too_large(max_body_bytes: int) -> OpenAIError:
     message = f"The body is larger than {max_body_bytes} bytes (server.max_body_bytes)"
-    return ApiError(413, message, param="body", code="body_too_large")
+    return OpenAIError(413, message, param="body", code="body_too_large")
 
 
-def no_such_url(url: str) -> ApiError:
-    return ApiError(404, f"No such URL: {url}", param="url", code="unknown_url")
+def no_such_url(url: str) -> OpenAIError:
+    return OpenAIError(404, f"No such URL: {url}", param="url", code="unknown_url")
 
 
-def shutting_down() -> ApiError:
-    return ApiError(503, "The server is shutting down", code="shutting_down")
+def shutting_down() -> OpenAIError:
+    return OpenAIError(503, "The server is shutting down", code="shutting_down")
 
 
-def starting() -> ApiError:
-    return ApiError(503, "The server is starting: its model is not loaded yet", code="starting")
+def starting() -> OpenAIError:
+    return OpenAIError(503, "The server is starting: its model is not loaded yet", code="starting")
 
 
-def internal() -> ApiError:
+def internal() -> OpenAIError:
     message = "The server failed on this request; its log says why"
-    return ApiError(500, message, code="internal_error")
+    return OpenAIError(500, message, code="internal_error")
 
 
-def error_response(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+def error_response(error: OpenAIError, headers: dict[str, str] | None = None) -> Response:
     """An error as an HTTP response."""
     headers = {**error.headers, **(headers or {})}
     return Response(error.body, error.status, headers, media_type="application/json")

@@ -1,4 +1,4 @@
-"""JSON bytes to a typed struct, or an `ApiError` that names the wrong field, or the wrong byte."""
+"""JSON bytes to a typed struct, or an `OpenAIError` that names the wrong field or byte."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bros.brosd.tokenizer.openai.errors import ApiError, invalid
+from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.schema import ALLOWED
 
 T = TypeVar("T")
@@ -41,11 +41,11 @@ def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         raise _explain(text, str(error)) from None
 
 
-def _malformed(problem: str) -> ApiError:
-    return ApiError(400, f"The body is no JSON: {problem}", param="body", code="invalid_json")
+def _malformed(problem: str) -> OpenAIError:
+    return OpenAIError(400, f"The body is no JSON: {problem}", param="body", code="invalid_json")
 
 
-def _mistyped(message: str) -> ApiError:
+def _mistyped(message: str) -> OpenAIError:
     """msgspec's message and path as a field and what is wrong with it."""
     problem, _, path = message.partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
@@ -59,7 +59,7 @@ def _mistyped(message: str) -> ApiError:
     return invalid(field or "body", problem)
 
 
-def _explain(text: str, problem: str) -> ApiError:
+def _explain(text: str, problem: str) -> OpenAIError:
     """What is wrong with malformed JSON; Python's parser finds more of that than msgspec's.
 
     It takes NaN, Infinity and lone surrogates, which are not JSON: they are then looked for.

@@ -14,14 +14,14 @@ from bros.brosd.config import SloConfig
 from bros.brosd.protocol.wire import Sampling, Slo
 from bros.brosd.tokenizer.generation.codec import Codec
 from bros.brosd.tokenizer.generation.live_requests import Submission
-from bros.brosd.tokenizer.openai.errors import ApiError, invalid
+from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.schema import (
     MAX_PROMPTS,
     ChatMessage,
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
-    Request,
+    GenerationRequest,
     SloMs,
     TokenizeRequest,
     ToolCall,
@@ -150,12 +150,12 @@ class Preparer:
                 field = f"{name}[{position}]"
                 raise invalid(field, f"token id {token} is not in [0, {limit})")
 
-    def _stop_ids(self, request: Request) -> list[int]:
+    def _stop_ids(self, request: GenerationRequest) -> list[int]:
         asked = request.stop_token_ids or []
         self._check_ids(asked, "stop_token_ids")
         return [*asked, *([] if request.ignore_eos else self._codec.eos_ids)]
 
-    def _objectives(self, request: Request) -> Slo:
+    def _objectives(self, request: GenerationRequest) -> Slo:
         asked = request.slo or SloMs()
         ttft_ms, tpot_ms = asked.ttft_ms, asked.tpot_ms
         return Slo(
@@ -216,19 +216,19 @@ def _asked(request: ChatRequest | CompletionRequest) -> tuple[str, int | None]:
     return "max_tokens", request.max_tokens
 
 
-def _too_long(param: str, problem: str, max_len: int) -> ApiError:
+def _too_long(param: str, problem: str, max_len: int) -> OpenAIError:
     problem = f"{problem}: the context length is {max_len} tokens"
     return invalid(param, problem, "context_length_exceeded")
 
 
-def _samplings(request: Request, choices: int, grammar: str) -> list[Sampling]:
+def _samplings(request: GenerationRequest, choices: int, grammar: str) -> list[Sampling]:
     """How each choice of a prompt is drawn: with seeds of their own."""
     first = _sampling(request, grammar)
     seeds = [(first.seed + number) & SEED_MASK for number in range(choices)]
     return [msgspec.structs.replace(first, seed=seed) for seed in seeds]
 
 
-def _sampling(request: Request, grammar: str) -> Sampling:
+def _sampling(request: GenerationRequest, grammar: str) -> Sampling:
     temperature = 1.0 if request.temperature is None else request.temperature
     seed = secrets.randbits(63) if request.seed is None else request.seed & SEED_MASK
     return Sampling(

@@ -24,7 +24,7 @@ def usage(num_prompt: int, num_output: int) -> Json:
 
 
 @dataclass
-class Answer(ABC):
+class ResponseBuilder(ABC):
     """One answer in the making. `prompts` are the token ids of each choice's prompt.
 
     A prompt that has `n` choices counts once. `tools` are the names of what may be called.
@@ -98,7 +98,7 @@ class Answer(ABC):
         return choice
 
 
-class ChatAnswer(Answer):
+class ChatResponseBuilder(ResponseBuilder):
     """POST /v1/chat/completions."""
 
     id_prefix = "chatcmpl"
@@ -156,7 +156,7 @@ class ChatAnswer(Answer):
         return {"prompt_token_ids": self.prompts[0]} if self.with_token_ids else {}
 
 
-class CompletionAnswer(Answer):
+class CompletionResponseBuilder(ResponseBuilder):
     """POST /v1/completions."""
 
     id_prefix = "cmpl"

@@ -115,7 +115,7 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Request(NotYet, kw_only=True):
+class GenerationRequest(NotYet, kw_only=True):
     """What both endpoints take."""
 
     model: str
@@ -151,7 +151,7 @@ class Request(NotYet, kw_only=True):
         return self.stop or []
 
 
-class ChatRequest(Request, kw_only=True):
+class ChatRequest(GenerationRequest, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
@@ -176,7 +176,7 @@ class ChatRequest(Request, kw_only=True):
         return [] if self.tool_choice == "none" else self.tools or []
 
 
-class CompletionRequest(Request, kw_only=True):
+class CompletionRequest(GenerationRequest, kw_only=True):
     """POST /v1/completions. One prompt, or a list of them, as text or as token ids."""
 
     prompt: str | list[str | int | list[int]]
@@ -223,7 +223,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
     tokens: list[int]
 
 
-def refuse_unsupported(request: Request) -> None:
+def refuse_unsupported(request: GenerationRequest) -> None:
     """ApiError for a field that would change the answer if it were supported."""
     for name in NotYet.__struct_fields__:
         value = getattr(request, name)

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 import msgspec
 
 from bros.brosd.config import Config
-from bros.brosd.tokenizer.generation.live_requests import Engine, Submission
-from bros.brosd.tokenizer.openai.errors import ApiError, Json, internal, no_such_url, too_large
+from bros.brosd.tokenizer.generation.live_requests import LiveRequests, Submission
+from bros.brosd.tokenizer.openai.errors import Json, OpenAIError, internal, no_such_url, too_large
 from bros.brosd.tokenizer.openai.parsing import parse
 from bros.brosd.tokenizer.openai.prepare import Preparer
-from bros.brosd.tokenizer.openai.responses import Answer, ChatAnswer, CompletionAnswer
+from bros.brosd.tokenizer.openai.responses import (
+    ChatResponseBuilder,
+    CompletionResponseBuilder,
+    ResponseBuilder,
+)
 from bros.brosd.tokenizer.openai.schema import (
     ChatRequest,
     CompletionRequest,
@@ -47,10 +51,10 @@ class EventStream:
     rest: AsyncGenerator[bytes, None]
 
 
-class Api:
+class OpenAIService:
     """Answers the requests of all clients. Raises ApiError for those it cannot answer."""
 
-    def __init__(self, config: Config, engine: Engine, preparer: Preparer) -> None:
+    def __init__(self, config: Config, engine: LiveRequests, preparer: Preparer) -> None:
         self._max_body_bytes = config.server.max_body_bytes
         self._model = config.model.name
         self._engine = engine
@@ -108,7 +112,7 @@ class Api:
 
     async def _prepare(
         self, url: str, body: bytes, *, batch: bool
-    ) -> tuple[list[Submission], Answer, bool]:
+    ) -> tuple[list[Submission], ResponseBuilder, bool]:
         """What to send to the daemon, what to make of it, and whether a stream tells its usage."""
         if url not in URLS:
             raise no_such_url(url)
@@ -129,13 +133,15 @@ class Api:
     def _check_model(self, name: str) -> None:
         if name != self.model:
             message = f"Model '{name}' is not served here; '{self.model}' is"
-            raise ApiError(404, message, param="model", code="model_not_found")
+            raise OpenAIError(404, message, param="model", code="model_not_found")
 
     def _answer(
         self, request: ChatRequest | CompletionRequest, submissions: list[Submission]
-    ) -> Answer:
+    ) -> ResponseBuilder:
         tools = request.callable_tools if isinstance(request, ChatRequest) else []
-        kind = ChatAnswer if isinstance(request, ChatRequest) else CompletionAnswer
+        kind = (
+            ChatResponseBuilder if isinstance(request, ChatRequest) else CompletionResponseBuilder
+        )
         return kind(
             token_bytes=self._preparer.token_bytes,
             n=request.n or 1,
@@ -146,14 +152,14 @@ class Api:
             with_token_ids=bool(request.return_token_ids),
         )
 
-    async def _whole(self, submissions: list[Submission], answer: Answer) -> bytes:
+    async def _whole(self, submissions: list[Submission], answer: ResponseBuilder) -> bytes:
         async with self._engine.run(submissions) as run:
             choices = {delta.index: delta async for delta in run}
             ordered = [choices[index] for index in range(len(submissions))]
             return _encode(answer.whole(ordered, run.num_tokens))
 
     async def _chunks(
-        self, submissions: list[Submission], answer: Answer, with_usage: bool
+        self, submissions: list[Submission], answer: ResponseBuilder, with_usage: bool
     ) -> AsyncGenerator[bytes, None]:
         extra: Json = {"usage": None} if with_usage else {}
         with _guard():
@@ -173,7 +179,7 @@ def _guard() -> Iterator[None]:
     """A mistake of ours is an ApiError (500) for the client and a traceback in the log."""
     try:
         yield
-    except ApiError:
+    except OpenAIError:
         raise
     except Exception:
         log.exception("event=request_crashed")

@@ -3,7 +3,7 @@
 import pytest
 
 from bros.brosd.config import load
-from bros.brosd.fleet.devices import DeviceError, Group, cuda_groups, find_groups, share_cores
+from bros.brosd.fleet.devices import DeviceError, DeviceGroup, cuda_groups, find_groups, share_cores
 
 
 def groups(found: int, *settings: str) -> list[tuple[int, ...]]:
@@ -41,5 +41,5 @@ def test_cpu_workers_share_the_cores() -> None:
         overrides=["worker.device=cpu", "worker.count=2", "worker.tensor_parallel=64"], environ={}
     )
     found = find_groups(config)
-    assert found == [Group("cpu", tuple(range(64)))] * 2
+    assert found == [DeviceGroup("cpu", tuple(range(64)))] * 2
     assert share_cores(config, found).worker.threads == 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bros.brosd.fleet.placement import Place, Placement
+from bros.brosd.fleet.placement import Placement, WorkerLoad
 from bros.brosd.protocol.wire import Admit, Sampling, pack_ids
 from bros.brosd.scheduling.packing import Limits
 from bros.brosd.scheduling.request import Request
@@ -16,16 +16,16 @@ BLOCK = 4
 LONG = list(range(40))
 
 
-def place(path: Path) -> Place:
+def place(path: Path) -> WorkerLoad:
     """A worker that serves, with an empty pool."""
     scheduler = Scheduler(POLICIES["bros"](), Limits(8, 256, 100))
     table = BlockTable(path, TableGeometry(64, BLOCK, 16, 200))
     scheduler.attach(Allocator(table), 200)
-    return Place(scheduler, up=True)
+    return WorkerLoad(scheduler, up=True)
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> list[Place]:
+def places(tmp_path: Path) -> list[WorkerLoad]:
     return [place(tmp_path / str(index)) for index in range(3)]
 
 
@@ -33,14 +33,14 @@ def request(rid: int, klass: Klass, prompt: list[int], max_tokens: int = 8) -> R
     return Request.of(Admit(rid, klass, rid * 1e-3, pack_ids(prompt), max_tokens, Sampling()))
 
 
-def put(placement: Placement, new: Request) -> Place:
+def put(placement: Placement, new: Request) -> WorkerLoad:
     best = placement.candidates(new)[0]
     assert best.scheduler.take(new) is None
     placement.book(best, new)
     return best
 
 
-def test_requests_spread_and_long_ones_count_more(places: list[Place]) -> None:
+def test_requests_spread_and_long_ones_count_more(places: list[WorkerLoad]) -> None:
     placement = Placement(places)
     assert put(placement, request(0, Klass.BE, LONG * 4, 100)) is places[0]
     short = [put(placement, request(rid, Klass.BE, [rid], 4)) for rid in range(1, 9)]
@@ -50,7 +50,7 @@ def test_requests_spread_and_long_ones_count_more(places: list[Place]) -> None:
     assert all(sum(each.load_s.values()) == 0 for each in places)
 
 
-def test_best_effort_hardly_counts_for_real_time(places: list[Place]) -> None:
+def test_best_effort_hardly_counts_for_real_time(places: list[WorkerLoad]) -> None:
     placement = Placement(places[:2])
     put(placement, request(0, Klass.BE, LONG, 60))
     put(placement, request(1, Klass.RT, LONG, 30))
@@ -58,7 +58,7 @@ def test_best_effort_hardly_counts_for_real_time(places: list[Place]) -> None:
     assert put(placement, request(3, Klass.BE, LONG, 30)) is places[1]
 
 
-def test_a_prefix_is_worth_its_prefill(places: list[Place]) -> None:
+def test_a_prefix_is_worth_its_prefill(places: list[WorkerLoad]) -> None:
     """The worker that has the prefix wins until it has that much more to do."""
     placement = Placement(places[1:])
     first = request(0, Klass.RT, LONG, 1)
@@ -73,7 +73,7 @@ def test_a_prefix_is_worth_its_prefill(places: list[Place]) -> None:
     assert same.count(here) > same.count(places[1])
 
 
-def test_who_serves_comes_before_who_starts_and_the_lost_never(places: list[Place]) -> None:
+def test_who_serves_comes_before_who_starts_and_the_lost_never(places: list[WorkerLoad]) -> None:
     placement = Placement(places)
     places[0].up = False
     places[1].lost = True
@@ -82,7 +82,7 @@ def test_who_serves_comes_before_who_starts_and_the_lost_never(places: list[Plac
     assert placement.candidates(request(0, Klass.RT, [1])) == [places[0], places[2]]
 
 
-def test_what_is_typical_is_learnt(places: list[Place]) -> None:
+def test_what_is_typical_is_learnt(places: list[WorkerLoad]) -> None:
     placement = Placement(places)
     before_s = placement._own_s(places[0], request(0, Klass.BE, [1], 1000))
     for rid in range(1, 100):
@@ -93,7 +93,7 @@ def test_what_is_typical_is_learnt(places: list[Place]) -> None:
     assert placement._own_s(places[0], request(0, Klass.BE, [1], 1000)) > 3 * before_s
 
 
-def test_requests_of_a_lost_worker_keep_their_order(places: list[Place]) -> None:
+def test_requests_of_a_lost_worker_keep_their_order(places: list[WorkerLoad]) -> None:
     old, new = (request(rid, Klass.BE, [rid]) for rid in (1, 5))
     places[0].scheduler.take(old)
     places[1].scheduler.take(new)
@@ -102,4 +102,4 @@ def test_requests_of_a_lost_worker_keep_their_order(places: list[Place]) -> None
     assert places[0].scheduler.idle
     plan = places[1].scheduler.plan()
     assert plan is not None
-    assert len(plan.fresh) == 2
+    assert len(plan.new_rows) == 2

@@ -38,7 +38,7 @@ def test_blocking_pair(short_dir: Path) -> None:
         rows=wire.pack_ids([0]),
         starts=wire.pack_ids([0]),
         counts=wire.pack_ids([2]),
-        fresh=[wire.Fresh(0, wire.pack_ids([5, 6]), 2, wire.Sampling())],
+        new_rows=[wire.NewRow(0, wire.pack_ids([5, 6]), 2, wire.Sampling())],
     )
     outbox.send(plan)
     outbox.send(wire.Stop())

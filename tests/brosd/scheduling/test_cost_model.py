@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bros.brosd.scheduling.budget import MIN_CHUNK, Budget
-from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 
 TRUTH = (0.011, 4e-4, 5e-4, 2e-6, 1e-7, 2e-4)  # seconds: per iteration, token, token, read, ...
 
 
-def truth_s(load: Load) -> float:
+def truth_s(load: IterationLoad) -> float:
     base, decode, prefill, context, work, copy = TRUTH
     return (
         base
@@ -25,8 +25,8 @@ def truth_s(load: Load) -> float:
     )
 
 
-def some_load(rng: random.Random) -> Load:
-    load = Load(copies=rng.choice([0, 0, rng.randrange(20)]))
+def some_load(rng: random.Random) -> IterationLoad:
+    load = IterationLoad(copies=rng.choice([0, 0, rng.randrange(20)]))
     for _ in range(rng.randrange(1, 64)):
         load.add(rng.randrange(2000), 1)
     for _ in range(rng.randrange(3)):
@@ -57,7 +57,7 @@ def test_it_follows_a_host_that_others_slow_down() -> None:
             cost.observe(load, slowness * truth_s(load))
         load = some_load(rng)
         assert cost.predict(load) == pytest.approx(slowness * truth_s(load), rel=0.1)
-        one = Load()
+        one = IterationLoad()
         one.add(700, 90)
         assert cost.base_s + cost.chunk_s(700, 90) == pytest.approx(cost.predict(one))
 
@@ -86,7 +86,7 @@ def test_no_work_costs_less_than_nothing() -> None:
     """Measured times that fall with the load are noise, not a law."""
     cost = CostModel()
     for tokens in range(1, 200):
-        cost.observe(Load(decode_tokens=tokens), 0.1 - 1e-4 * tokens)
+        cost.observe(IterationLoad(decode_tokens=tokens), 0.1 - 1e-4 * tokens)
     assert cost.chunk_s(0, 1) >= 0
     assert cost.base_s >= 0
 

@@ -92,8 +92,8 @@ class Bench:
         plan = self.in_flight
         if plan is None:
             return False
-        for fresh in plan.fresh:
-            self.known[fresh.row] = unpack_ids(fresh.tokens).tolist()
+        for new_row in plan.new_rows:
+            self.known[new_row.row] = unpack_ids(new_row.tokens).tolist()
         counts = unpack_ids(plan.counts)
         assert counts.sum() <= self.scheduler.limits.max_batch_tokens
         assert len(counts) <= self.scheduler.limits.max_sequences

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from bros.brosd.protocol.wire import Sampling, Slo
-from bros.brosd.scheduling.cost_model import CostModel, Load
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.brosd.scheduling.policies import Agenda
 from bros.brosd.scheduling.request import Request
-from bros.brosd.scheduling.slo_policy import AIM, FLOOR, PACE, RESERVE, Bros
+from bros.brosd.scheduling.slo_policy import AIM, FLOOR, PACE, RESERVE, SloPolicy
 from bros.kv import Klass
 
 TTFT_S, TPOT_S = 0.5, 0.08
@@ -23,7 +23,10 @@ def cost() -> CostModel:
     """A worker of which every iteration takes BASE_S and TOKEN_S per token."""
     cost = CostModel()
     for tokens in range(1, 400):
-        decodes, prefill = Load(decode_tokens=tokens % 64), Load(prefill_tokens=tokens)
+        decodes, prefill = (
+            IterationLoad(decode_tokens=tokens % 64),
+            IterationLoad(prefill_tokens=tokens),
+        )
         cost.observe(decodes, BASE_S + TOKEN_S * decodes.decode_tokens)
         cost.observe(prefill, BASE_S + TOKEN_S * tokens)
     return cost
@@ -61,7 +64,7 @@ def agenda(
     rt: Sequence[Request] = (),
     be: Sequence[Request] = (),
 ) -> Agenda:
-    return Bros().agenda([*running], {Klass.RT: rt, Klass.BE: be}, NOW_S, cost)
+    return SloPolicy().agenda([*running], {Klass.RT: rt, Klass.BE: be}, NOW_S, cost)
 
 
 def test_streams_come_before_prompts_and_real_time_before_best_effort(cost: CostModel) -> None:
@@ -95,7 +98,7 @@ def test_best_effort_work_leaves_streams_their_reserve(cost: CostModel) -> None:
 
 
 def test_without_streams_the_limit_is_what_the_next_prompt_can_bear(cost: CostModel) -> None:
-    policy = Bros()
+    policy = SloPolicy()
     for _ in range(200):  # prompts of 100 tokens are what comes
         policy.agenda([], {Klass.RT: [prompt()], Klass.BE: []}, NOW_S, cost)
     limit_s = policy.agenda([], {Klass.RT: [], Klass.BE: []}, NOW_S, cost).be_limit_s
@@ -115,7 +118,7 @@ def test_of_too_many_prompts_as_many_as_can_be_are_in_time(cost: CostModel) -> N
 
 
 def test_a_request_in_time_may_take_the_kv_of_a_late_one(cost: CostModel) -> None:
-    policy = Bros()
+    policy = SloPolicy()
     late, in_time = stream(9, ttft_s=2 * TTFT_S), stream(9, ahead_s=0.1)
     be = prompt(klass=Klass.BE)
     running = [late, in_time, be]

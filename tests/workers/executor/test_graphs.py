@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bros.workers.attention.device_batch import DeviceBatch, Grid, to_device
 from bros.workers.attention.interface import AttentionBatch
-from bros.workers.executor.graphs import DecodeGraphs, Room, graph_sizes
+from bros.workers.executor.graphs import DecodeGraphs, GraphLimits, graph_sizes
 
 BLOCK = 4
 NUM_BLOCKS = 40
@@ -53,7 +53,7 @@ def decodes(draw: st.DrawFn) -> AttentionBatch:
 def test_a_padded_iteration_computes_what_it_would_alone(batches: list[AttentionBatch]) -> None:
     """One after the other through the same graphs, and nobody's slots are touched."""
     padded, plain = Pool(), Pool()
-    room = Room(max_rows=9, max_len=4 * BLOCK, block_size=BLOCK, spare_block=NUM_BLOCKS)
+    room = GraphLimits(max_rows=9, max_len=4 * BLOCK, block_size=BLOCK, spare_block=NUM_BLOCKS)
     graphs = DecodeGraphs(padded.run, GRID, room, "cpu")
     graphs.capture(lambda work: work)
     assert padded.slots[:-BLOCK].equal(plain.slots[:-BLOCK])
@@ -68,7 +68,7 @@ def test_a_padded_iteration_computes_what_it_would_alone(batches: list[Attention
 
 
 def test_prompts_and_larger_iterations_have_no_graph() -> None:
-    room = Room(max_rows=2, max_len=8, block_size=BLOCK, spare_block=NUM_BLOCKS)
+    room = GraphLimits(max_rows=2, max_len=8, block_size=BLOCK, spare_block=NUM_BLOCKS)
     graphs = DecodeGraphs(Pool().run, GRID, room, "cpu")
     graphs.capture(lambda work: work)
     for counts in ([1, 2], [1, 1, 1]):

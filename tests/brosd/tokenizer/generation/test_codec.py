@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bros.brosd.tokenizer.generation.codec import Codec, TextError
 from bros.brosd.tokenizer.generation.detokenize import Detokenizer, StopMatcher, TextStream
-from bros.brosd.tokenizer.openai.errors import ApiError
+from bros.brosd.tokenizer.openai.errors import OpenAIError
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_a_template_that_refuses_is_the_clients_error(codec: Codec) -> None:
     codec._tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
-    with pytest.raises(ApiError, match="roles must alternate") as caught:
+    with pytest.raises(OpenAIError, match="roles must alternate") as caught:
         codec.encode_chat([{"role": "user", "content": "Hi"}])
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
@@ -115,5 +115,5 @@ def test_a_template_that_refuses_is_the_clients_error(codec: Codec) -> None:
 )
 def test_templates_reach_nothing(codec: Codec, template: str) -> None:
     codec._tokenizer.chat_template = template
-    with pytest.raises(ApiError, match="the chat template refuses them"):
+    with pytest.raises(OpenAIError, match="the chat template refuses them"):
         codec.encode_chat([{"role": "user", "content": "Hi"}])

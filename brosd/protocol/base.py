@@ -1,0 +1,40 @@
+"""What all messages are made of: their base classes, and columns of numbers as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+WIRE_VERSION = 4  # raise it when a message changes
+MAX_MESSAGE_BYTES = 64 * 2**20
+
+
+class Message(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """Base of all messages; the tag of a subclass is the first element of its array."""
+
+
+class Part(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """A piece of a message: never sent alone, so without a tag."""
+
+
+def pack_ids(ids: Sequence[int] | npt.NDArray[np.integer]) -> bytes:
+    """Integers as little-endian int32 bytes."""
+    return np.asarray(ids, dtype="<i4").tobytes()
+
+
+def unpack_ids(data: bytes) -> npt.NDArray[np.int32]:
+    """The inverse of `pack_ids`: a read-only int32 array that shares `data`."""
+    return np.frombuffer(data, dtype="<i4")
+
+
+def pack_floats(values: Sequence[float] | npt.NDArray[np.floating]) -> bytes:
+    """Numbers as little-endian float32 bytes."""
+    return np.asarray(values, dtype="<f4").tobytes()
+
+
+def unpack_floats(data: bytes) -> npt.NDArray[np.float32]:
+    """The inverse of `pack_floats`: a read-only float32 array that shares `data`."""
+    return np.frombuffer(data, dtype="<f4")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bros.brosd.config import Config, restore
 from bros.brosd.protocol.child import die_with_parent, setup_logging, start_heartbeat
+from bros.brosd.protocol.runtime_folder import config_file
 from bros.workers.identity import Identity
 from bros.workers.version import compiled_folder
 
@@ -55,7 +56,7 @@ def main() -> int:
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then tells us
-    config = restore(arguments.runtime_dir / "config.json")
+    config = restore(config_file(arguments.runtime_dir))
     set_threads(config)
     from bros.workers.process import Follower, Worker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bros.brosd.config import Config
+from bros.brosd.protocol.runtime_folder import rendezvous_file
 from bros.workers.executor.executor import Executor
 from bros.workers.identity import Identity
 from bros.workers.tensor_parallel import Ranks, join
@@ -13,7 +14,7 @@ from bros.workers.tensor_parallel import Ranks, join
 def make_executor(config: Config, model: Path, identity: Identity) -> Executor:
     """The model is loaded; the pool is not made before `attach`."""
     ranks = Ranks(identity.rank, identity.size)
-    store = config.runtime / f"{identity.peer}.{identity.generation}.store"
+    store = rendezvous_file(config.runtime, identity.peer, identity.generation)
     if identity.kind == "cuda":
         return _on_cuda(config, model, identity, ranks, store)
     if config.model.dtype == "float16":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bros.brosd.protocol.runtime_folder import inbox_socket, worker_name
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,11 @@ class Identity:
     @property
     def peer(self) -> str:
         """The worker's name, which all its ranks share."""
-        return f"worker-{self.index}"
+        return worker_name(self.index)
 
-    @property
-    def socket(self) -> str:
-        """File name of the inbox."""
-        follower = f".r{self.rank}" if self.rank else ""
-        return f"{self.peer}.{self.generation}{follower}.sock"
+    def socket_in(self, runtime: Path) -> Path:
+        """The inbox of this process."""
+        return inbox_socket(runtime, self.peer, self.generation, self.rank)
 
     @property
     def device(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bros.brosd.config import Config
+from bros.brosd.protocol.runtime_folder import daemon_socket
 from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
 from bros.brosd.protocol.wire import (
     Attach,
@@ -40,7 +41,7 @@ class RankProcess:
         self._config = config
         self._model = model
         self._identity = identity
-        self._outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(config.runtime / "daemon.sock")
+        self._outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(daemon_socket(config.runtime))
 
     def run(self) -> int:
         """Serve until told to stop; a failure is told to the daemon before the process ends."""
@@ -69,7 +70,7 @@ class Follower(RankProcess):
     """A rank that does what the first one does."""
 
     def _serve(self) -> None:
-        path = self._config.runtime / self._identity.socket
+        path = self._identity.socket_in(self._config.runtime)
         inbox: BlockingInbox[ToFollower] = BlockingInbox(path, ToFollower)
         from bros.workers.factory import make_executor
         from bros.workers.team import follow
@@ -83,7 +84,7 @@ class Worker(RankProcess):
     def __init__(self, config: Config, model: Path, identity: Identity) -> None:
         super().__init__(config, model, identity)
         self._inbox: BlockingInbox[ToWorker] = BlockingInbox(
-            config.runtime / identity.socket, ToWorker
+            identity.socket_in(config.runtime), ToWorker
         )
 
     def _serve(self) -> None:

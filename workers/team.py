@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 from bros.brosd.config import Config
+from bros.brosd.protocol.runtime_folder import daemon_socket
 from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
 from bros.brosd.protocol.wire import (
     Attach,
@@ -45,7 +46,7 @@ class Leader:
     def __init__(self, executor: Executor, config: Config, identity: Identity) -> None:
         self._executor = executor
         self._outboxes: list[BlockingOutbox[ToFollower]] = [
-            BlockingOutbox(config.runtime / identity.of_rank(rank).socket)
+            BlockingOutbox(identity.of_rank(rank).socket_in(config.runtime))
             for rank in range(1, identity.size)
         ]
 
@@ -130,7 +131,7 @@ def _end_with(process: subprocess.Popen[bytes], config: Config, who: Identity, r
         return  # it was told to
     if status < 0:  # otherwise it has said why
         reason = f"rank {rank} was killed by {signal.Signals(-status).name}"
-        outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(config.runtime / "daemon.sock")
+        outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(daemon_socket(config.runtime))
         outbox.send(Fault(who.peer, who.generation, reason))
         outbox.close()
     log.error("event=rank_lost rank=%d status=%d", rank, status)

@@ -18,9 +18,9 @@ from zmq.utils.monitor import recv_monitor_message
 
 from bros.brosd.locks import running_pid
 from bros.brosd.protocol.batch_lines import parts
-from bros.brosd.protocol.sockets import encode, ipc
+from bros.brosd.protocol.runtime_folder import client_socket
+from bros.brosd.protocol.sockets import encode, ipc, set_options
 from bros.brosd.protocol.wire import (
-    MAX_MESSAGE_BYTES,
     BlockMap,
     Cancel,
     ClassStats,
@@ -109,7 +109,7 @@ class Client:
 
     def __init__(self, runtime: Path) -> None:
         self._runtime = runtime
-        path = runtime / "client.sock"
+        path = client_socket(runtime)
         if not path.exists() and running_pid(runtime) is None:
             raise NotRunning(runtime)
         try:
@@ -120,8 +120,7 @@ class Client:
         self._decoder = msgspec.msgpack.Decoder(ToClient)
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.LINGER, LINGER_MS)
+        set_options(self._socket, LINGER_MS)
         # The kernel closes a dead tokenizer's socket, so its end is an event, never a guess.
         self._monitor = self._socket.get_monitor_socket(
             zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED

@@ -13,6 +13,7 @@ from bros.brosd.fleet.devices import DeviceGroup
 from bros.brosd.fleet.placement import WorkerLoad
 from bros.brosd.fleet.supervisor import Child, Supervisor
 from bros.brosd.protocol import wire
+from bros.brosd.protocol.runtime_folder import inbox_socket, table_file, worker_name
 from bros.brosd.protocol.sockets import Outbox
 from bros.brosd.scheduling.packing import Limits
 from bros.brosd.scheduling.pool_plan import PoolPlan
@@ -38,7 +39,7 @@ class WorkerHandle:
         arguments = ["--runtime-dir", str(config.runtime), "--model", str(model)]
         arguments += ["--index", str(index), "--kind", group.kind]
         arguments += ["--devices", ",".join(str(device) for device in group.indices)]
-        self.child = Child(f"worker-{index}", "bros.workers", arguments)
+        self.child = Child(worker_name(index), "bros.workers", arguments)
         self.scheduler = Scheduler(
             policy=POLICIES[config.scheduler.policy](),
             limits=Limits(
@@ -61,8 +62,8 @@ class WorkerHandle:
     async def start(self) -> None:
         """Start the next incarnation."""
         await self._supervisor.start(self.child)
-        name = f"{self.child.peer}.{self.child.generation}.sock"
-        self._outbox = Outbox(self._config.runtime / name)
+        path = inbox_socket(self._config.runtime, self.child.peer, self.child.generation)
+        self._outbox = Outbox(path)
 
     async def make_table(self, geometry: wire.Geometry) -> None:
         """The worker has loaded its model: make its block table. PoolTooSmall if that is vain."""
@@ -81,7 +82,7 @@ class WorkerHandle:
             host_slots=pool.host_slots,
             max_copies=pool.max_copies,
         )
-        path = self._config.runtime / f"table-{self.index}.{geometry.generation}.kv"
+        path = table_file(self._config.runtime, self.index, geometry.generation)
         self._table = BlockTable(path, sizes, epoch=geometry.generation)
         self._pool = pool
         await self._send(wire.Attach(path=str(path)))

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+from bros.brosd.protocol.runtime_folder import daemon_socket
 from bros.brosd.protocol.sockets import BlockingOutbox
 from bros.brosd.protocol.wire import Heartbeat, ToDaemon
 
@@ -31,7 +32,7 @@ def start_heartbeat(runtime: Path, peer: str, generation: int) -> None:
     """Tell the daemon every second, from a thread, that this process is alive."""
 
     def beat() -> None:
-        outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(runtime / "daemon.sock", linger_s=0)
+        outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(daemon_socket(runtime), linger_s=0)
         pause = threading.Event()
         while not pause.wait(BEAT_S):
             outbox.send(Heartbeat(peer, generation))

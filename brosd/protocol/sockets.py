@@ -40,11 +40,12 @@ def ipc(path: Path) -> str:
     return f"ipc://{path}"
 
 
-def _set_limits(socket: Any) -> None:
+def set_options(socket: Any, linger_ms: int = 0) -> None:
+    """Bound a socket's messages and queues. Closing it waits `linger_ms` for what is unsent."""
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
     socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
-    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.LINGER, linger_ms)
 
 
 class Inbox(Generic[T]):
@@ -53,7 +54,7 @@ class Inbox(Generic[T]):
     def __init__(self, path: Path, union: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(union)
         self._socket: Any = zmq.asyncio.Context.instance().socket(zmq.PULL)
-        _set_limits(self._socket)
+        set_options(self._socket)
         self._socket.bind(ipc(path))
 
     async def recv(self) -> T:
@@ -76,7 +77,7 @@ class Outbox(Generic[T]):
 
     def __init__(self, path: Path) -> None:
         self._socket: Any = zmq.asyncio.Context.instance().socket(zmq.PUSH)
-        _set_limits(self._socket)
+        set_options(self._socket)
         self._socket.connect(ipc(path))
 
     async def send(self, message: Message) -> None:
@@ -92,7 +93,7 @@ class BlockingInbox(Generic[T]):
     def __init__(self, path: Path, union: Any) -> None:
         self._decoder = msgspec.msgpack.Decoder(union)
         self._socket: Any = zmq.Context.instance().socket(zmq.PULL)
-        _set_limits(self._socket)
+        set_options(self._socket)
         self._socket.bind(ipc(path))
 
     def recv(self) -> T:
@@ -116,8 +117,7 @@ class BlockingOutbox(Generic[T]):
 
     def __init__(self, path: Path, linger_s: float = 1.0) -> None:
         self._socket: Any = zmq.Context.instance().socket(zmq.PUSH)
-        _set_limits(self._socket)
-        self._socket.setsockopt(zmq.LINGER, int(linger_s * 1000))
+        set_options(self._socket, int(linger_s * 1000))
         self._socket.connect(ipc(path))
 
     def send(self, message: Message) -> None:

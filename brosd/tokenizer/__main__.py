@@ -14,13 +14,14 @@ import zmq
 
 from bros.brosd import config as configuration
 from bros.brosd.protocol.child import die_with_parent, setup_logging, start_heartbeat
-from bros.brosd.protocol.sockets import BlockingOutbox, encode, ipc
+from bros.brosd.protocol.runtime_folder import TOKENIZER, config_file, daemon_socket
+from bros.brosd.protocol.sockets import BlockingOutbox, encode, ipc, set_options
 from bros.brosd.protocol.wire import Fault, Hello, ToDaemon
 from bros.brosd.tokenizer.generation.codec import Codec, TextError
 from bros.brosd.tokenizer.generation.traces import TracesError
 from bros.brosd.tokenizer.http.server import ListenError
 from bros.brosd.tokenizer.jobs.database import StoreError
-from bros.brosd.tokenizer.process import PEER, run
+from bros.brosd.tokenizer.process import run
 
 log = logging.getLogger(__name__)
 
@@ -38,17 +39,17 @@ def main() -> int:
 
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which drains first
-    config = configuration.restore(runtime / "config.json")
-    setup_logging(config.log.level, PEER)
-    start_heartbeat(runtime, PEER, generation)
-    daemon: BlockingOutbox[ToDaemon] = BlockingOutbox(runtime / "daemon.sock")
-    daemon.send(Hello(PEER, generation))
+    config = configuration.restore(config_file(runtime))
+    setup_logging(config.log.level, TOKENIZER)
+    start_heartbeat(runtime, TOKENIZER, generation)
+    daemon: BlockingOutbox[ToDaemon] = BlockingOutbox(daemon_socket(runtime))
+    daemon.send(Hello(TOKENIZER, generation))
     _hide_torch()
     try:
         uvloop.run(run(config, generation, Codec(arguments.model)))
     except Exception as error:
         reason = _reason(error)
-        _send_last(runtime / "daemon.sock", Fault(PEER, generation, reason))
+        _send_last(daemon_socket(runtime), Fault(TOKENIZER, generation, reason))
         return 1
     return 0
 
@@ -73,7 +74,7 @@ def _reason(error: Exception) -> str:
 def _send_last(path: Path, fault: Fault) -> None:
     """Send a message and wait until it is out: in a context of its own, which can be ended."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        set_options(socket, LINGER_MS)
         socket.connect(ipc(path))
         socket.send(encode(fault))
 

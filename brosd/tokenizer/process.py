@@ -8,6 +8,13 @@ import logging
 
 from bros.brosd.api_keys import KeyFileError, Keys, are_required
 from bros.brosd.config import Config, restore
+from bros.brosd.protocol.runtime_folder import (
+    TOKENIZER,
+    client_socket,
+    config_file,
+    daemon_socket,
+    inbox_socket,
+)
 from bros.brosd.protocol.sockets import Inbox, Outbox
 from bros.brosd.protocol.wire import (
     Drain,
@@ -36,8 +43,6 @@ from bros.brosd.tokenizer.openai.service import OpenAIService
 
 log = logging.getLogger(__name__)
 
-PEER = "tokenizer"
-
 
 class TokenizerProcess:
     """One incarnation of the tokenizer; `run` returns when the daemon says Stop."""
@@ -49,15 +54,17 @@ class TokenizerProcess:
         self._generation = generation
         self._keeper = keeper
         runtime = config.runtime
-        self._inbox: Inbox[ToTokenizer] = Inbox(runtime / f"{PEER}.{generation}.sock", ToTokenizer)
-        self._daemon: Outbox[ToDaemon] = Outbox(runtime / "daemon.sock")
+        self._inbox: Inbox[ToTokenizer] = Inbox(
+            inbox_socket(runtime, TOKENIZER, generation), ToTokenizer
+        )
+        self._daemon: Outbox[ToDaemon] = Outbox(daemon_socket(runtime))
         self._tracer = Tracer(config.traces, config.model.name) if config.traces.endpoint else None
         on_end = self._tracer.over if self._tracer else lambda generation, reason: None
         self._engine = LiveRequests(self._daemon, codec.decode, on_end)
         self._preparer = Preparer(codec, config.slo)
         api = OpenAIService(config, self._engine, self._preparer)
         self._runner = BatchLineRunner(keeper, api, self._engine, config.batch.window)
-        self._edge = LocalServer(runtime / "client.sock", api, self._engine, keeper, self._runner)
+        self._edge = LocalServer(client_socket(runtime), api, self._engine, keeper, self._runner)
         self._caretaker = JobHousekeeping(keeper, self._runner)
         batches = BatchRoutes(
             keeper, self._runner, api, config.batch.max_file_bytes, config.server.body_timeout_s
@@ -81,7 +88,7 @@ class TokenizerProcess:
             care = tasks.create_task(self._caretaker.run())
             edge = tasks.create_task(self._edge.run())
             http = tasks.create_task(self._http.serve(sockets=[http_socket]))
-            await self._daemon.send(Ready(PEER, self._generation))
+            await self._daemon.send(Ready(TOKENIZER, self._generation))
             await self._obey(jobs)
             jobs.cancel()
             await asyncio.wait({jobs})
@@ -117,7 +124,7 @@ class TokenizerProcess:
 
     def _reload(self) -> None:
         """Take from the daemon's configuration what may change while it runs; and the keys."""
-        config = restore(self._config.runtime / "config.json")
+        config = restore(config_file(self._config.runtime))
         logging.getLogger().setLevel(config.log.level.upper())
         self._preparer.slo = config.slo
         self._guard.max_requests_per_key = config.server.max_requests_per_key

@@ -13,6 +13,7 @@ import httpx
 
 from bros.brosd.config import load, save
 from bros.brosd.protocol import wire
+from bros.brosd.protocol.runtime_folder import config_file, daemon_socket, inbox_socket
 from bros.brosd.protocol.sockets import BlockingInbox, BlockingOutbox
 from harness import MODEL, free_port, wait_until
 
@@ -30,7 +31,7 @@ class Daemon:
         self.port = free_port()
         self.configure(*settings)
         self.inbox: BlockingInbox[wire.ToDaemon] = BlockingInbox(
-            runtime / "daemon.sock", wire.ToDaemon
+            daemon_socket(runtime), wire.ToDaemon
         )
         self.model = model
         self.generation = 0
@@ -54,7 +55,7 @@ class Daemon:
         """Write the configuration of the next incarnation."""
         folder = self.runtime
         own = [f"runtime_dir={folder}", f"state_dir={folder}", f"server.port={self.port}"]
-        save(load(overrides=[*own, *settings], environ={}), folder / "config.json")
+        save(load(overrides=[*own, *settings], environ={}), config_file(folder))
 
     def restart(self, *settings: str) -> None:
         """Kill it, and start the next one with other settings."""
@@ -73,7 +74,7 @@ class Daemon:
         command += ["--generation", str(self.generation), "--model", str(self.model)]
         self.process = subprocess.Popen(command)
         self.outbox: BlockingOutbox[wire.ToTokenizer] = BlockingOutbox(
-            self.runtime / f"tokenizer.{self.generation}.sock"
+            inbox_socket(self.runtime, "tokenizer", self.generation)
         )
         assert self.recv() == wire.Hello("tokenizer", self.generation)
         assert self.recv() == wire.Ready("tokenizer", self.generation)

@@ -17,9 +17,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from bros.brosd.protocol.sockets import HIGH_WATER_MARK, encode, ipc
+from bros.brosd.protocol.sockets import encode, ipc, set_options
 from bros.brosd.protocol.wire import (
-    MAX_MESSAGE_BYTES,
     Cancel,
     FromClient,
     JobAck,
@@ -72,10 +71,7 @@ class LocalServer:
         self._tasks: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         path.unlink(missing_ok=True)
         self._socket: Any = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
-        self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
-        self._socket.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        set_options(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to nobody is an error
         self._socket.bind(ipc(path))
 

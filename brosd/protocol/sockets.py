@@ -23,6 +23,9 @@ T = TypeVar("T")
 HIGH_WATER_MARK = 10_000
 IPC_PATH_MAX = 107  # sun_path of a Unix socket, in bytes
 
+# What decoding a frame may raise: text that is not UTF-8 and deep nesting have errors of their own.
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -63,7 +66,7 @@ class Inbox(Generic[T]):
             frame = await self._socket.recv()
             try:
                 message: T = self._decoder.decode(frame)
-            except msgspec.MsgspecError as error:
+            except MALFORMED as error:
                 log.warning("event=bad_frame bytes=%d error=%r", len(frame), str(error))
             else:
                 return message
@@ -97,7 +100,7 @@ class BlockingInbox(Generic[T]):
         self._socket.bind(ipc(path))
 
     def recv(self) -> T:
-        """The next message; msgspec.MsgspecError if it is malformed."""
+        """Return the next message. Raise one of MALFORMED if it is malformed."""
         message: T = self._decoder.decode(self._socket.recv())
         return message
 

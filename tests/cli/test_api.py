@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bros.brosd.client import client as api
+from bros.brosd.client import ipc as transport
 from bros.brosd.client.client import ApiError, Client, ClientError, ConnectionLost, NotRunning
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.batch_lines import PART_LINES
@@ -179,7 +180,7 @@ def test_a_starting_daemon_is_waited_for(tokenizer: Any) -> None:
 
 
 def test_a_daemon_that_never_answers(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(transport, "PATIENCE_S", 0.5)
     tokenizer.deaf = 10**9
     with Client(tokenizer.runtime) as client, pytest.raises(ClientError, match="did not answer"):
         client.status()

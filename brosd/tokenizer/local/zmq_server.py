@@ -17,7 +17,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from bros.brosd.protocol.sockets import encode, ipc, set_options
+from bros.brosd.protocol.sockets import MALFORMED, encode, ipc, set_options
 from bros.brosd.protocol.wire import (
     Cancel,
     FromClient,
@@ -86,7 +86,7 @@ class LocalServer:
             identity, *frames = await self._socket.recv_multipart()
             try:
                 message = self._decoder.decode(b"".join(frames))
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            except MALFORMED as error:
                 log.warning("event=bad_frame bytes=%d error=%r", sum(map(len, frames)), str(error))
                 message = None
             self._start(identity, message)

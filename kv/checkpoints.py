@@ -1,10 +1,12 @@
 """Host copies of BE blocks: which are worth making, where they lie, and the log of copies to make.
 
-The log belongs to the plan that is being made. A worker runs its entries in order, before any
-write of the plan, so a block may be saved, taken, and written to by another row in one iteration.
+The log belongs to the plan that is being made. A worker runs its entries in order before it writes
+anything, so one iteration can save a block, give it to another row, and write to it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from bros.kv.blocks import Blocks
 from bros.kv.counters import KvCosts, KvCounters
@@ -15,12 +17,13 @@ from bros.kv.table import BlockTable
 
 
 class CheckpointPlanner:
-    """All host copies of one table's rows."""
+    """The host copies of one table's rows, and the copy log of the plan."""
 
     def __init__(
         self, table: BlockTable, blocks: Blocks, costs: KvCosts, counters: KvCounters
     ) -> None:
         self._log = table.copies
+        self._size = table.geometry.block_size
         self._blocks = blocks
         self._costs = costs
         self._counters = counters
@@ -44,7 +47,10 @@ class CheckpointPlanner:
         self.num_logged = 0
 
     def hold(self, copy: HostCopy | None = None) -> bool:
-        """Keep an entry, and `copy`, for `restore` or `move`: no save may take them."""
+        """Hold a log entry, and `copy`, for `restore` or `move`: no save can take them.
+
+        Return False if the log is full.
+        """
         if not self.room:
             return False
         self._num_held = 1
@@ -52,7 +58,7 @@ class CheckpointPlanner:
         return True
 
     def let_go(self) -> None:
-        """What was held has been used, or is not needed."""
+        """Release what `hold` held."""
         self._num_held = 0
         self._host.pin(None)
 
@@ -60,8 +66,8 @@ class CheckpointPlanner:
         self._log[self.num_logged] = (kind, source, target, slots)
         self.num_logged += 1
 
-    def keep(self, row: Row, index: int, length: int) -> None:
-        """Block `index` of the row, with `length` tokens, is about to be lost: save or drop it."""
+    def save_or_drop(self, row: Row, index: int, length: int) -> None:
+        """Save block `index` of the row, which loses its `length` tokens, if saving pays."""
         if row.klass is Klass.RT or self.is_saved(row, index, length):
             return
         if not (self._costs.worth_saving(length) and self.save(row, index, length)):
@@ -72,14 +78,14 @@ class CheckpointPlanner:
         return self.num_valid(row, index) >= length
 
     def num_valid(self, row: Row, index: int) -> int:
-        """Tokens of the block that a copy has."""
+        """Return how many tokens of the block a copy has."""
         copy = row.copies.get(index)
         return copy.valid if copy else 0
 
     def save(self, row: Row, index: int, length: int, *, evict: bool = True) -> bool:
-        """Log a copy of the block to the host; False if log or host have no place.
+        """Log a copy of the block to the host. Return False if the log or the host is full.
 
-        With `evict`, the oldest copy makes place.
+        With `evict`, the oldest copy on the host gives its slot.
         """
         if not self.room:
             return False
@@ -93,11 +99,27 @@ class CheckpointPlanner:
         self._counters.saved_blocks += 1
         return True
 
+    def save_ahead(self, rows: Iterable[Row], enough: int, max_copies: int) -> None:
+        """Save full tail blocks of the rows until `enough` are saved, with at most `max_copies`."""
+        for row in rows:
+            full = min(row.resident, row.written) // self._size
+            for index in range(full - 1, -1, -1):
+                if enough <= 0 or max_copies <= 0:
+                    return
+                if not self.is_saved(row, index, self._size):
+                    if not self._blocks.becomes_free(row.blocks[index]):
+                        break
+                    if not self.save(row, index, self._size, evict=False):
+                        return
+                    max_copies -= 1
+                enough -= 1
+
     def _place(self, row: Row, index: int, evict: bool) -> HostCopy | None:
-        place = self._host.take(row.index, index, evict)
-        if place is None:
+        """Return a new, empty copy of the block, if the host has a slot for it."""
+        claimed = self._host.claim(row.index, index, evict)
+        if claimed is None:
             return None
-        slot, loser = place
+        slot, loser = claimed
         if loser is not None:
             self._forget(self._rows[loser[0]], loser[1])
         self._rows[row.index] = row
@@ -105,7 +127,7 @@ class CheckpointPlanner:
         return copy
 
     def _forget(self, loser: Row, index: int) -> None:
-        """Another copy has taken this one's slot."""
+        """Another copy has this one's slot now."""
         lost = loser.copies.pop(index)
         if index < len(loser.blocks):
             self._blocks.note_copy(loser.blocks[index], None, 0)
@@ -113,7 +135,7 @@ class CheckpointPlanner:
             self._counters.dropped_tokens += lost.valid
 
     def restore(self, row: Row, index: int, valid: int) -> None:
-        """Log the copy's way back into the row's block; `hold` first."""
+        """Log a copy from the host back into the row's block; `hold` first."""
         self.let_go()
         copy, block = row.copies[index], row.blocks[index]
         self._write(CopyKind.RESTORE, copy.slot, block, valid)
@@ -130,10 +152,10 @@ class CheckpointPlanner:
         """Free one copy, if there is one."""
         copy = row.copies.pop(index, None)
         if copy is not None:
-            self._host.put(copy.slot)
+            self._host.release(copy.slot)
 
     def discard_all(self, row: Row) -> None:
-        """The row ends: free its copies."""
+        """Free all copies of a row that ends."""
         for index in list(row.copies):
             self.discard(row, index)
         self._rows.pop(row.index, None)

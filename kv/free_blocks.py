@@ -1,4 +1,4 @@
-"""Blocks that nobody holds: empty ones, and cached ones whose content may serve a prefix again."""
+"""Blocks that no row holds: empty ones, and cached ones whose content may serve a prefix again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from bros.kv.layout import Klass
 
 
 class FreeBlocks:
-    """Least recently used first, within a class.
+    """Free blocks; of cached ones BE's are given away before RT's, the least recently used first.
 
-    Of free blocks BE leaves `reserve`, and up to `protected` that hold cached prefixes of RT.
+    BE must leave `reserve` free blocks, and up to `protected` cached prefixes of RT.
     """
 
     def __init__(self, num_blocks: int, reserve: int, protected: int) -> None:
@@ -28,14 +28,14 @@ class FreeBlocks:
         yield from self.cached()
 
     def cached(self) -> Iterator[int]:
-        """Those with content."""
+        """Yield the blocks with content."""
         for cached in self._cached.values():
             yield from cached
 
     def available(self, klass: Klass, more: int = 0, more_rt: int = 0) -> int:
-        """How many blocks a request of this class may take.
+        """Return how many blocks a request of this class may take.
 
-        Or could take with `more` free ones, `more_rt` of them with cached prefixes of RT.
+        Count as if `more` blocks were free, `more_rt` of them cached prefixes of RT.
         """
         num_free = len(self) + more
         if klass is Klass.RT:
@@ -49,19 +49,19 @@ class FreeBlocks:
         return max(0, len(self) - self._reserve)
 
     def put(self, block: int) -> None:
-        """A block without content."""
+        """Add a block without content."""
         self._empty.append(block)
 
     def put_cached(self, block: int, klass: Klass) -> None:
-        """A block whose content may be asked for again; `klass` is who used it."""
+        """Add a block whose content may be asked for again; `klass` is who used it."""
         self._cached[klass][block] = None
 
-    def claim(self, block: int, klass: Klass) -> None:
-        """A cached block, put as `klass`, is read again."""
+    def revive(self, block: int, klass: Klass) -> None:
+        """Remove a cached block, put as `klass`, that a row reads again."""
         del self._cached[klass][block]
 
-    def take(self) -> tuple[int, bool]:
-        """A block, and whether it is one whose content was cached; check `available` first."""
+    def pop(self) -> tuple[int, bool]:
+        """Remove and return a block, and whether it was a cached one; check `available` first."""
         if self._empty:
             return self._empty.pop(), False
         cached = self._cached[Klass.BE] or self._cached[Klass.RT]

@@ -1,4 +1,4 @@
-"""Host memory for checkpoints of BE blocks, by slot; the oldest copy makes place for a new one."""
+"""Slots of host memory for copies of BE blocks; a new copy may take the slot of the oldest one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class HostCopy:
 
 
 class HostSlots:
-    """Which row's which block lies in which slot."""
+    """Which slot has the copy of which row and block."""
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -25,10 +25,14 @@ class HostSlots:
 
     @property
     def num_used(self) -> int:
+        """Slots with a copy."""
         return len(self._users)
 
-    def take(self, row: int, index: int, evict: bool) -> tuple[int, tuple[int, int] | None] | None:
-        """A slot, and the user that lost it, if one had to and might; None if there is none."""
+    def claim(self, row: int, index: int, evict: bool) -> tuple[int, tuple[int, int] | None] | None:
+        """Give a slot to block `index` of the row. Return the slot and, if any, who has lost it.
+
+        Return None if no slot is free and none may be evicted.
+        """
         loser = None
         if not self._free:
             slot = next((slot for slot in self._users if slot != self._pinned), None)
@@ -41,10 +45,10 @@ class HostSlots:
         return slot, loser
 
     def pin(self, slot: int | None) -> None:
-        """Let no other copy have this slot; None: any may be had again."""
+        """Keep this slot from being evicted; None: no slot is kept any more."""
         self._pinned = slot
 
-    def put(self, slot: int) -> None:
-        """The copy is not needed any more."""
+    def release(self, slot: int) -> None:
+        """Free the slot: its copy is not needed any more."""
         del self._users[slot]
         self._free.append(slot)

@@ -1,4 +1,4 @@
-"""What must hold of a block table at any time, for tests and for those who debug."""
+"""What must hold for a block table at any time; for tests and for debugging."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from bros.kv.row import Row
 
 
 def check(allocator: Allocator) -> None:
-    """Raise AssertionError unless invariants 1 to 4 of the design hold; the model tests the rest.
+    """Raise AssertionError unless these invariants hold.
 
-    1. Both classes fit into a block. 2. Row and block agree on ownership. 3. Free and held blocks
-    are all blocks. 4. RT never loses KV.
+    1. Both classes fit into a block. 2. Rows and blocks agree on who owns what. 3. Every block is
+    either free or held. 4. RT never loses KV.
     """
     table, blocks, rows = allocator.table, allocator._blocks, allocator._rows
     size = allocator.block_size
     _require(bool((table.rt_len + table.be_len <= size).all()), "a block is overfull")
     free = list(blocks.free)
-    held = Counter(block for row in rows.values() for block in row.blocks)
+    held = Counter(block for row in rows for block in row.blocks)
     _require(len(set(free)) == len(free), "a block is free twice")
     _require(not held.keys() & set(free), "a block is free and held")
     _require(len(held) + len(free) == allocator.num_blocks, "a block leaked")
@@ -32,7 +32,7 @@ def check(allocator: Allocator) -> None:
         else:
             owners = sum(blocks.owner(block, klass) is not None for klass in Klass)
             _require(owners == count, "owners and rows differ")
-    for row in rows.values():
+    for row in rows:
         _check_row(allocator, row)
 
 

@@ -16,12 +16,12 @@ Column = npt.NDArray[np.int32]
 
 MAGIC = 0x42524F53  # "BROS"
 LAYOUT_VERSION = 2
-NO_ROW = -1  # no owner: a value of the int32 columns below, never of an interface
+NO_ROW = -1  # no owner: only in the int32 columns below, never in an interface
 HEADER_WORDS = 16
 
 
 class Klass(IntEnum):
-    """The class of a request: real-time (RT) before best-effort (BE)."""
+    """The class of a request: real-time (RT) or best-effort (BE)."""
 
     RT = 0
     BE = 1
@@ -36,7 +36,7 @@ _OTHER = (Klass.BE, Klass.RT)
 
 
 class CopyKind(IntEnum):
-    """What an entry of the copy log does: whether source and target are blocks or host slots."""
+    """What an entry of the copy log does."""
 
     SAVE = 0  # block -> host slot
     RESTORE = 1  # host slot -> block
@@ -44,16 +44,16 @@ class CopyKind(IntEnum):
 
 
 def slot_of(klass: Klass, position: int, block_size: int) -> int:
-    """The slot, within its block, of the token at `position` of a sequence."""
+    """Return the slot, within its block, of the token at `position` of a sequence."""
     offset = position % block_size
     return offset if klass is Klass.RT else block_size - 1 - offset
 
 
 @dataclass(frozen=True)
 class TableGeometry:
-    """Sizes of a table, fixed while it lives. `max_rows` sequences of `max_len` tokens each.
+    """The sizes of a table, which never change: `max_rows` sequences of up to `max_len` tokens.
 
-    `host_slots` blocks of host memory hold checkpoints; an iteration makes at most `max_copies`.
+    `host_slots` blocks of host memory hold copies; an iteration makes at most `max_copies` copies.
     """
 
     num_blocks: int
@@ -65,17 +65,19 @@ class TableGeometry:
 
     @property
     def blocks_per_row(self) -> int:
+        """Blocks of a sequence with `max_len` tokens."""
         return -(-self.max_len // self.block_size)
 
 
 class TableArrays:
-    """Views of one mapped table: a header, then one flat int32 array after another.
+    """Views of one mapped table: a header, then one int32 array after another.
 
-    Per block: `rt_row, rt_len, be_row, be_len` (its owners and their slots), `saved` (BE slots
-    with a valid host copy), `host_slot`, `refs` (readers of a published full block, which has no
-    owner). Per row: `klass`, `num_tokens`, `resident_len`, and `blocks`, shape (max_rows,
-    blocks_per_row). `copies`, shape (max_copies, 4), is the log of the plan in flight: kind,
-    source, target, and how many slots, counted from the right, where BE's tokens lie.
+    Per block: `rt_row`, `be_row` (its owners), `rt_len`, `be_len` (how many slots each uses),
+    `saved` (BE tokens that a host copy has), `host_slot` (where that copy is), `refs` (rows that
+    read a published block). Per row: `klass`, `num_tokens` (resident now or earlier),
+    `resident_len`, and `blocks`, shape (max_rows, blocks_per_row). `copies`, shape (max_copies, 4),
+    is the copy log of the plan in flight: kind, source, target, and the number of slots. These are
+    counted from the right, where BE's tokens lie.
     """
 
     BLOCK_FIELDS = ("rt_row", "rt_len", "be_row", "be_len", "saved", "host_slot", "refs")
@@ -109,7 +111,7 @@ class TableArrays:
 
     @classmethod
     def num_words(cls, geometry: TableGeometry) -> int:
-        """Size of a table in int32 words."""
+        """Return the size of a table in int32 words."""
         return (
             HEADER_WORDS
             + len(cls.BLOCK_FIELDS) * geometry.num_blocks
@@ -119,5 +121,5 @@ class TableArrays:
 
 
 def header_of(geometry: TableGeometry, epoch: int) -> list[int]:
-    """The header's first words; `epoch` counts the tables made for one worker."""
+    """Return the first words of the header; `epoch` counts the tables made for one worker."""
     return [MAGIC, LAYOUT_VERSION, epoch, *astuple(geometry)]

@@ -1,7 +1,7 @@
 """Full blocks by their content: what one request computed, another with the same prefix reads.
 
-A block is known by a digest of its tokens and of all tokens before them, for both classes: a full
-block reads alike in either direction.
+A block is found by a digest of its tokens and of all tokens before them. Both classes share the
+index, because attention reads a full block in either direction.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from hashlib import blake2b
 
 from bros.kv.layout import Klass
 
-DIGEST_BYTES = 16  # collisions are out of reach, also for one who looks for them
+DIGEST_BYTES = 16  # nobody can make two contents collide, not even on purpose
 
 
 class TokenChain:
-    """The growing tokens of one request, cut into blocks; each digest is made once."""
+    """The growing tokens of one request, in blocks; the digest of each is computed once."""
 
     def __init__(self, tokens: list[int], block_size: int) -> None:
         self.tokens = tokens
@@ -26,7 +26,7 @@ class TokenChain:
         return len(self.tokens)
 
     def digest(self, index: int) -> bytes:
-        """Digest of full block `index` and of all before it."""
+        """Return the digest of full block `index` and all blocks before it."""
         size, digests = self._block_size, self._digests
         while len(digests) <= index:
             first = len(digests) * size
@@ -51,24 +51,24 @@ class PrefixIndex:
         return len(self._digest_of)
 
     def find(self, digest: bytes) -> int | None:
-        """The block with this content, if there is one."""
+        """Return the block with this content, if there is one."""
         return self._block_of.get(digest)
 
     def klass_of(self, block: int) -> Klass:
-        """RT if any real-time request used the block."""
+        """Return RT if any real-time request has used the block."""
         return self._klass_of[block]
 
     def publish(self, block: int, digest: bytes, klass: Klass) -> None:
-        """From now on `find` finds the block."""
+        """Let `find` find the block."""
         self._block_of[digest] = block
         self._digest_of[block] = digest
         self._klass_of[block] = klass
 
     def used_by(self, block: int, klass: Klass) -> None:
-        """An RT reader makes a BE block an RT block."""
+        """Note a reader: an RT reader makes a BE block an RT block."""
         self._klass_of[block] = min(klass, self._klass_of[block])
 
     def withdraw(self, block: int) -> None:
-        """The block's content is about to change."""
+        """Forget the block: its content is about to change."""
         del self._block_of[self._digest_of.pop(block)]
         del self._klass_of[block]

@@ -1,15 +1,16 @@
 """Where a row's next block comes from, and who loses it.
 
-RT: a free block above the reserve, the left side of a BE tail, the reserve, a BE tail that is
-preempted. BE: a free block above the reserve, the right side of an RT tail. Taking KV from a BE row
-means taking its tail, block by block or, where an RT tail grows into it, token by token; what is
-lost is saved to the host if that pays, else it is computed again.
+An RT row gets, in this order: a free block above the reserve, the left side of a BE tail, a block
+of the reserve, a BE tail that is preempted. A BE row gets a free block above the reserve, the right
+side of an RT tail, or tail blocks of its victims. A BE row always loses its tail: block by block
+or, where an RT tail grows into it, token by token. What is lost is saved to the host if that pays;
+otherwise it is computed again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bros.kv.blocks import Blocks
@@ -17,56 +18,53 @@ from bros.kv.checkpoints import CheckpointPlanner
 from bros.kv.counters import KvCounters
 from bros.kv.layout import Klass
 from bros.kv.row import Row
-from bros.kv.table import BlockTable
+from bros.kv.rows import RowTable
 
-Losses = list[tuple[Row, int]]  # rows, and how many tail blocks each loses
+Losses = list[tuple[Row, int]]  # each row, and how many tail blocks it loses
 
 
 @dataclass(frozen=True)
 class KvOptions:
     """How the pool is shared. `rt_reserve` and `rt_cached` are in blocks."""
 
-    rt_reserve: int = 0  # free blocks that BE leaves
-    rt_cached: int = 0  # cached prefixes of RT that BE does not evict
-    share: bool = True  # RT and BE tails in one block
+    rt_reserve: int = 0  # free blocks that BE must leave
+    rt_cached: int = 0  # cached prefixes of RT that BE must not evict
+    share: bool = True  # an RT tail and a BE tail may lie in one block
     prefix: bool = True  # full blocks are found again by their content
     keep_copies: bool = True  # a host copy stays valid after it was restored
 
 
 class BlockReclaimer:
-    """Finds blocks for `rows`; takes none from those in `planned`, the rows of the plan."""
+    """Finds blocks for rows; takes none from rows in the plan."""
 
     def __init__(
         self,
-        table: BlockTable,
+        block_size: int,
         options: KvOptions,
+        rows: RowTable,
         blocks: Blocks,
         checkpoints: CheckpointPlanner,
         counters: KvCounters,
-        rows: Mapping[int, Row],
-        planned: set[int],
     ) -> None:
-        self._num_tokens = table.num_tokens.data
-        self._resident_len = table.resident_len.data
-        self._size = table.geometry.block_size
+        self._size = block_size
         self._options = options
+        self._rows = rows
         self._blocks = blocks
         self._checkpoints = checkpoints
         self._counters = counters
-        self._rows = rows
-        self._planned = planned
 
     def obtain(
         self, klass: Klass, count: int, last: int, victims: Sequence[int]
     ) -> list[int] | None:
-        """`count` blocks, of which the last needs `last` slots only; None, and no change, if not.
+        """Return `count` blocks, of which the last needs only `last` slots.
 
-        None of them has an owner of this class; the last may have one of the other.
+        Return None, and change nothing, if they cannot be had. No block has an owner of this
+        class; the last may have one of the other class.
         """
         may_share = self._options.share and last < self._size
         free = self._blocks.free
         if count <= min(free.num_spare, free.available(klass)):
-            return [self._blocks.take() for _ in range(count)]
+            return [self._blocks.pop_free() for _ in range(count)]
         shared = self._half_empty(klass, last) if may_share else None
         if count - (shared is not None) > free.available(klass):
             if klass is Klass.RT:
@@ -78,13 +76,13 @@ class BlockReclaimer:
                 shared = self._join_last(losses)
             for row, num_blocks in losses:
                 self.lose_tail(row, num_blocks)
-        blocks = [self._blocks.take() for _ in range(count - (shared is not None))]
+        blocks = [self._blocks.pop_free() for _ in range(count - (shared is not None))]
         return blocks if shared is None else [*blocks, shared]
 
     def _half_empty(self, klass: Klass, slots: int) -> int | None:
-        """The emptiest tail block of the other class with `slots` slots for this one."""
+        """Return the emptiest tail block of the other class if `slots` slots of it are free."""
         best, most = None, slots - 1
-        for row in self._rows.values():
+        for row in self._rows:
             if row.klass is klass or row.resident % self._size == 0:
                 continue
             block = row.blocks[-1]
@@ -97,14 +95,17 @@ class BlockReclaimer:
     # -- losing ----------------------------------------------------------------------------------
 
     def _losses(self, taker: Klass, victims: Sequence[int], wanted: int) -> Losses | None:
-        """How many tail blocks each victim must lose for `wanted` to be available, if it can be."""
-        rows = [self._rows[index] for index in victims if index not in self._planned]
+        """Return how many tail blocks each victim must lose so that `wanted` are available.
+
+        Return None if no loss is enough.
+        """
+        rows = [self._rows[index] for index in victims if not self._rows.is_planned(index)]
         losses: Losses = []
         more = more_rt = 0
         for row in rows:
             count = 0
             for depth, block in enumerate(reversed(row.blocks), 1):
-                if self._blocks.is_left(block):
+                if self._blocks.becomes_free(block):
                     count, more = depth, more + 1
                     more_rt += self._blocks.is_rt_prefix(block)
                     if self._blocks.free.available(taker, more, more_rt) >= wanted:
@@ -114,12 +115,15 @@ class BlockReclaimer:
         return self._joint_losses(taker, rows, wanted)
 
     def _joint_losses(self, taker: Klass, rows: list[Row], wanted: int) -> Losses | None:
-        """The same, from rows that lose everything: what they share with each other counts too."""
+        """The same for rows that lose all blocks: then also those that only they share are free."""
         count = self.num_needed(rows, taker, wanted)
         return None if count is None else [(row, len(row.blocks)) for row in rows[:count]]
 
     def num_needed(self, rows: Iterable[Row], taker: Klass, wanted: int) -> int | None:
-        """How many of the rows must lose everything for `wanted` blocks; None: all are too few."""
+        """Return how many of the rows, in their order, must lose all blocks for `wanted` blocks.
+
+        Return None if all of them are too few.
+        """
         if self._blocks.free.available(taker) >= wanted:
             return 0
         leaving: Counter[int] = Counter()
@@ -127,7 +131,7 @@ class BlockReclaimer:
         for count, row in enumerate(rows, 1):
             for block in row.blocks:
                 leaving[block] += 1
-                if self._blocks.is_left(block, leaving[block]):
+                if self._blocks.becomes_free(block, leaving[block]):
                     more += 1
                     more_rt += self._blocks.is_rt_prefix(block)
             if self._blocks.free.available(taker, more, more_rt) >= wanted:
@@ -135,29 +139,26 @@ class BlockReclaimer:
         return None
 
     def _join_last(self, losses: Losses) -> int | None:
-        """Instead of the last block to be lost whole, the same block to share, if it can be."""
+        """Return the last block that would be lost, to share it instead, if that is possible."""
         row, num_blocks = losses[-1]
         block = row.blocks[-num_blocks]
         if not self._blocks.joinable(block):
             return None
         losses[-1] = (row, num_blocks - 1)
-        self._blocks.reclaim(block, row.index)
+        self._blocks.unpublish(block, row.index)
         return block
 
     def lose_tail(self, row: Row, num_blocks: int) -> None:
-        """Take the row's last blocks; what only it has is saved to the host or dropped."""
-        self._note_preemption(row, num_blocks)
-        for _ in range(num_blocks):
-            index = len(row.blocks) - 1
-            block, length = row.blocks[-1], row.resident - index * self._size
-            if self._blocks.readers(block) <= 1:
-                self._checkpoints.keep(row, index, length)
-            row.blocks.pop()
-            self._blocks.release(block, row.klass)
-            row.resident -= length
-            self._counters.preempted_blocks += 1
-            self._counters.preempted_tokens[row.klass] += length
-        self.note_resident(row)
+        """Take the row's last blocks; what only this row has is saved to the host or dropped."""
+        first = len(row.blocks) - num_blocks
+        if num_blocks:
+            self._count_loss(row, num_blocks, row.resident - first * self._size)
+        for index in range(len(row.blocks) - 1, first - 1, -1):
+            length = row.resident - index * self._size
+            if self._blocks.readers(row.blocks[-1]) <= 1:
+                self._checkpoints.save_or_drop(row, index, length)
+            self._blocks.release(self._rows.pop_block(row), row.klass)
+            self._rows.shorten(row, row.resident - length)
 
     def evict_be_overlap(self, block: int, room: int) -> None:
         """RT needs all but `room` slots of the block: its BE owner loses its newest tokens."""
@@ -167,30 +168,22 @@ class BlockReclaimer:
         row, length = self._rows[owner], self._blocks.length(block, Klass.BE)
         if length <= room:
             return
-        self._note_preemption(row, 1)
-        self._checkpoints.keep(row, len(row.blocks) - 1, length)
+        self._count_loss(row, 0, length - room)
+        self._checkpoints.save_or_drop(row, len(row.blocks) - 1, length)
         self._blocks.set_length(block, Klass.BE, room)
-        row.resident -= length - room
-        self._counters.preempted_tokens[Klass.BE] += length - room
+        self._rows.shorten(row, row.resident - (length - room))
         if room == 0:
-            row.blocks.pop()
-            self._blocks.disown(block, Klass.BE)
-        self.note_resident(row)
+            self._blocks.disown(self._rows.pop_block(row), Klass.BE)
 
-    def _note_preemption(self, row: Row, num_blocks: int) -> None:
-        """A row that has lost tokens already is not counted again until it has all of them."""
-        if num_blocks and row.resident == self.num_known(row.index):
+    # -- counting --------------------------------------------------------------------------------
+
+    def count_loss_of_all(self, row: Row) -> None:
+        """Count that the row loses all its blocks, without copies, because it will be closed."""
+        self._count_loss(row, len(row.blocks), row.resident)
+
+    def _count_loss(self, row: Row, num_blocks: int, num_tokens: int) -> None:
+        """Count a loss before it happens; a row that is hurt already is not preempted again."""
+        if not self._rows.is_hurt(row):
             self._counters.preemptions[row.klass] += 1
-
-    def num_known(self, row: int) -> int:
-        """Tokens of the row that are resident, or were."""
-        known: int = self._num_tokens[row]
-        return known
-
-    def note_resident(self, row: Row) -> None:
-        """Publish how much of the row is resident; what it has lost is not written any more."""
-        resident = row.resident
-        row.written = min(row.written, resident)
-        self._resident_len[row.index] = resident
-        if resident > self._num_tokens[row.index]:
-            self._num_tokens[row.index] = resident
+        self._counters.preempted_blocks += num_blocks
+        self._counters.preempted_tokens[row.klass] += num_tokens

@@ -1,8 +1,8 @@
 """The block table in shared memory: a mapped file with one writer and read-only readers.
 
-A plain file on tmpfs and not `multiprocessing.SharedMemory`, which on Python 3.11 removes the
-segment when a process that only attached exits. The kernel enforces the single writer: readers
-map the file read-only.
+It is a plain file on tmpfs, because `multiprocessing.SharedMemory` of Python 3.11 removes the
+segment when a process that only attached to it exits. Readers map the file read-only, so the
+kernel keeps them from writing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from bros.kv.layout import (
 
 
 class BlockTable(TableArrays):
-    """The writer's side; the daemon holds one per worker. Raises FileExistsError if taken."""
+    """The writer's side; the daemon holds one per worker.
+
+    Raise FileExistsError if the file exists, OSError if there is no memory for it.
+    """
 
     def __init__(self, path: Path, geometry: TableGeometry, epoch: int = 0) -> None:
         self.path = path
@@ -50,12 +53,12 @@ class BlockTable(TableArrays):
         self.header[: len(header)] = header
 
     def unlink(self) -> None:
-        """Remove the file; what is mapped stays valid until its process ends."""
+        """Remove the file; mappings of it stay valid."""
         self.path.unlink(missing_ok=True)
 
 
 class BlockTableView(TableArrays):
-    """A reader's side. ValueError if the file is no table of this layout version."""
+    """A reader's side. Raise ValueError if the file is not a table of this layout version."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -72,4 +75,5 @@ class BlockTableView(TableArrays):
         super().__init__(words, self.geometry)
 
     def klass_of(self, row: int) -> Klass:
+        """Return the class of the row's request."""
         return Klass(int(self.klass[row]))

@@ -148,9 +148,9 @@ class WorkerHandle:
         allocator = self.scheduler.allocator
         if allocator is None:
             return wire.BlockMap()
-        picture = allocator.picture()
-        counts = {state.name.lower(): picture.counts[state] for state in BlockState}
-        return wire.BlockMap(cells=picture.cells, **counts)
+        usage = allocator.usage()
+        counts = {state.name.lower(): usage.counts[state] for state in BlockState}
+        return wire.BlockMap(cells=usage.cells, **counts)
 
     async def stop(self) -> None:
         """Ask the process to end."""

@@ -153,7 +153,6 @@ class Packer:
         request.row = self.allocator.open_row(request.klass, chain)
         request.known_to_worker = False
         self.running.append(request)
-        self.allocator.counters.prefix_asked_tokens[request.klass] += len(request.tokens)
         return True
 
     def _can_have(self, num_blocks: int, request: Request, victims: Iterable[Request]) -> bool:
@@ -287,11 +286,7 @@ class Packer:
         if victim.klass is Klass.BE and self.kv.mode != "recompute":
             self.allocator.give_up(victim.row)
             return
-        counters = self.allocator.counters
-        counters.preemptions[victim.klass] += not self.allocator.is_hurt(victim.row)
-        counters.preempted_tokens[victim.klass] += self.allocator.resident(victim.row)
-        counters.preempted_blocks += self.allocator.held(victim.row)
-        self.allocator.close_row(victim.row)
+        self.allocator.preempt_row(victim.row)
         victim.row = None
         self.running.remove(victim)
         self.waiting[victim.klass].appendleft(victim)

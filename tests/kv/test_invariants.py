@@ -47,7 +47,7 @@ def always(*_: Any) -> bool:
     [
         (BlockReclaimer, "evict_be_overlap", nothing),
         (CheckpointPlanner, "_write", nothing),
-        (Blocks, "is_left", always),
+        (Blocks, "becomes_free", always),
         (FreeBlocks, "put", nothing),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a picture of the block table shows is what the allocator did."""
+"""The usage of blocks that is shown is what the allocator did with them."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bros.kv import Allocator, BlockState, BlockTable, Klass, KvOptions, TableGeometry, TokenChain
-from bros.kv.block_map import MAX_CELLS, downsample
+from bros.kv.usage import MAX_CELLS, downsample
 
 GEOMETRY = TableGeometry(
     num_blocks=8, block_size=4, max_rows=4, max_len=32, host_slots=4, max_copies=8
@@ -26,9 +26,9 @@ def grow(allocator: Allocator, klass: Klass, tokens: list[int], num_tokens: int)
 
 
 def test_an_empty_table_is_free(allocator: Allocator) -> None:
-    picture = allocator.picture()
-    assert picture.cells == "." * 8
-    assert picture.counts[BlockState.FREE] == 8
+    usage = allocator.usage()
+    assert usage.cells == "." * 8
+    assert usage.counts[BlockState.FREE] == 8
 
 
 def test_each_use_of_a_block_is_seen(allocator: Allocator) -> None:
@@ -36,12 +36,12 @@ def test_each_use_of_a_block_is_seen(allocator: Allocator) -> None:
     be = grow(allocator, Klass.BE, list(range(50, 60)), 8)
     allocator.begin_plan()
     allocator.save_ahead([be], 1, 1)
-    picture = allocator.picture()
-    assert picture.counts[BlockState.RT] == 3
-    assert (picture.counts[BlockState.BE], picture.counts[BlockState.SAVED]) == (1, 1)
+    usage = allocator.usage()
+    assert usage.counts[BlockState.RT] == 3
+    assert (usage.counts[BlockState.BE], usage.counts[BlockState.SAVED]) == (1, 1)
     allocator.close_row(be)
-    assert allocator.picture().counts[BlockState.CACHED] == 2
-    assert sum(allocator.picture().counts.values()) == 8
+    assert allocator.usage().counts[BlockState.CACHED] == 2
+    assert sum(allocator.usage().counts.values()) == 8
 
 
 def test_a_prefix_that_both_classes_read_is_shared(allocator: Allocator) -> None:
@@ -50,7 +50,7 @@ def test_a_prefix_that_both_classes_read_is_shared(allocator: Allocator) -> None
     row = allocator.open_row(Klass.RT, TokenChain(tokens, GEOMETRY.block_size))
     allocator.begin_plan()
     assert allocator.reuse(row) == 8
-    assert allocator.picture().cells.count("X") == 2
+    assert allocator.usage().cells.count("X") == 2
 
 
 def test_a_cell_has_the_state_of_most_of_its_blocks() -> None:

@@ -1,4 +1,4 @@
-"""A picture of a block table for people: what each block is used for, one letter per cell."""
+"""What the blocks of a table are used for, as counts and as a map of letters."""
 
 from __future__ import annotations
 
@@ -12,40 +12,43 @@ import numpy.typing as npt
 from bros.kv.layout import NO_ROW, Klass, TableArrays, TableGeometry
 
 MAX_CELLS = 512
-LETTERS = ".cRBSX"  # by state
+LETTERS = ".cRBSX"  # of a cell, by state
 
 
 class BlockState(IntEnum):
     """What a block is used for."""
 
     FREE = 0
-    CACHED = 1  # nobody holds it, but its content may serve a prefix again
+    CACHED = 1  # no row holds it, but its content may serve a prefix again
     RT = 2
     BE = 3
-    SAVED = 4  # BE, and all of it has a host copy
-    SHARED = 5  # both classes: two tails in one block, or a prefix that both read
+    SAVED = 4  # BE, and a host copy has all of it
+    SHARED = 5  # by both classes: two tails in one block, or a prefix that both read
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Blocks by state, and the table as cells: each stands for equally many blocks in a row."""
+class BlockUsage:
+    """How many blocks are in each state, and all blocks in order as cells of one letter.
+
+    Every cell stands for equally many neighbouring blocks; there are at most `MAX_CELLS`.
+    """
 
     counts: dict[BlockState, int]
     cells: str
 
 
-def draw(table: TableArrays, geometry: TableGeometry, cached: Iterable[int]) -> Picture:
-    """The picture of a table; `cached` are the free blocks that still hold a prefix."""
+def block_usage(table: TableArrays, geometry: TableGeometry, cached: Iterable[int]) -> BlockUsage:
+    """Return the usage of a table's blocks; `cached` are the free ones that still hold a prefix."""
     states = block_states(table, geometry, cached)
     counts = np.bincount(states, minlength=len(BlockState)).tolist()
     cells = "".join(LETTERS[state] for state in downsample(states, MAX_CELLS))
-    return Picture(dict(zip(BlockState, counts, strict=True)), cells)
+    return BlockUsage(dict(zip(BlockState, counts, strict=True)), cells)
 
 
 def block_states(
     table: TableArrays, geometry: TableGeometry, cached: Iterable[int]
 ) -> npt.NDArray[np.int8]:
-    """The state of every block, from the rows that hold or read it."""
+    """Return the state of every block: shape (num_blocks,)."""
     used = {klass: _blocks_of(table, geometry, klass) for klass in Klass}
     full = np.where(table.be_row == NO_ROW, geometry.block_size, table.be_len)
     saved = (table.host_slot != NO_ROW) & (table.saved >= full)
@@ -59,7 +62,7 @@ def block_states(
 
 
 def _blocks_of(table: TableArrays, geometry: TableGeometry, klass: Klass) -> npt.NDArray[np.bool_]:
-    """Which blocks the rows of a class hold or read."""
+    """Return whether a row of this class holds or reads each block: shape (num_blocks,)."""
     rows = np.flatnonzero((table.klass == klass) & (table.resident_len > 0))
     held = -(-table.resident_len[rows] // geometry.block_size)
     mask = np.arange(geometry.blocks_per_row) < held[:, None]
@@ -69,7 +72,7 @@ def _blocks_of(table: TableArrays, geometry: TableGeometry, klass: Klass) -> npt
 
 
 def downsample(states: npt.NDArray[np.int8], max_cells: int) -> npt.NDArray[np.int8]:
-    """At most `max_cells` cells, each with the state that most of its blocks are in."""
+    """Return at most `max_cells` cells, each with the state that most of its blocks are in."""
     width = -(-len(states) // max_cells)
     starts = np.arange(0, len(states), width)
     votes = np.add.reduceat(np.eye(len(BlockState), dtype=np.int32)[states], starts)

@@ -16,10 +16,10 @@ from statistics import mean, median, quantiles
 
 from bros.brosd.config import load
 from bros.brosd.protocol.wire import Admit, Geometry, Sampling, Slo, StepPlan, pack_ids, unpack_ids
-from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.pool_plan import PoolPlan
+from bros.brosd.scheduling.registry import POLICIES
 from bros.brosd.scheduling.scheduler import Scheduler
-from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 BLOCK, MAX_LEN, KV_BYTES = 16, 2048, 23040

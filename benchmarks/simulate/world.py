@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.simulate.outcome import Outcome, Streams
 from benchmarks.simulate.trace import Trace
 from benchmarks.simulate.truth import NOISE, PAIRS, Ints, Pair, Work
-from bros.brosd.config import Config, KvConfig, KvMode, SchedulerConfig
+from bros.brosd.config import Config, KvConfig, KvMode, PolicyName, SchedulerConfig
 from bros.brosd.protocol.wire import (
     Admit,
     Emit,
@@ -28,10 +28,10 @@ from bros.brosd.protocol.wire import (
     pack_ids,
     unpack_ids,
 )
-from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.pool_plan import PoolPlan
+from bros.brosd.scheduling.registry import POLICIES
 from bros.brosd.scheduling.scheduler import Scheduler
-from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 MAX_LEN = 16384  # tokens of prompt and answer
@@ -47,7 +47,7 @@ class Setup:
     """One run: a pair, a policy, and the traffic they get. `rt_rate` in requests/s."""
 
     pair: str
-    policy: str
+    policy: PolicyName
     kv_mode: KvMode = "bidirectional"
     share: bool = True
     rt_rate: float = 0.0
@@ -74,7 +74,7 @@ class Setup:
             copy_bytes_per_step=COPY_BYTES_PER_STEP,
         )
         scheduler = SchedulerConfig(
-            policy=self.policy,  # type: ignore[arg-type]
+            policy=self.policy,
             max_sequences=pair.max_sequences,
             max_batch_tokens=pair.max_batch_tokens,
             max_waiting=10**9,  # nobody is refused: all latencies count

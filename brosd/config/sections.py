@@ -12,6 +12,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
+PolicyName = Literal["bros", "fcfs", "priority", "round-robin", "tgi"]
 KvMode = Literal["bidirectional", "recompute", "swap"]
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -85,7 +86,7 @@ class KvConfig(Section):
 class SchedulerConfig(Section):
     """What runs in an iteration."""
 
-    policy: Literal["bros", "fcfs", "priority", "round-robin", "tgi"] = "bros"
+    policy: PolicyName = "bros"
     max_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Meta(ge=16)] = 256
     be_floor: Share = 0.05  # of the time is best-effort's, however much real-time there is

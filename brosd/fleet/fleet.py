@@ -71,7 +71,7 @@ class Fleet:
         request = Request.of(admit)
         fail = None
         for place in self._placement.candidates(request):
-            fail = place.scheduler.take(request)
+            fail = place.scheduler.enqueue(request)
             if fail is None:
                 self._placement.book(place, request)
                 return None

@@ -15,10 +15,10 @@ from bros.brosd.fleet.supervisor import Child, Supervisor
 from bros.brosd.protocol import wire
 from bros.brosd.protocol.runtime_folder import inbox_socket, table_file, worker_name
 from bros.brosd.protocol.sockets import Outbox
-from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.pool_plan import PoolPlan
+from bros.brosd.scheduling.registry import POLICIES
 from bros.brosd.scheduling.scheduler import Scheduler
-from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockState, BlockTable, Klass, TableGeometry
 
 

@@ -78,3 +78,16 @@ class Budget:
         """
         self.left_s = max(min(self.left_s, limit_s - self.spent_s), least_s)
         self._least_s = self._first_s
+
+
+class BeCredit:
+    """What BE lacks to its floor, a share of all time. It has that later, before other limits."""
+
+    def __init__(self, floor: float) -> None:
+        self._floor = floor
+        self.seconds = 0.0
+
+    def settle(self, spent_s: float, be_s: float, wanted: bool) -> None:
+        """Of `spent_s`, BE has had `be_s`. Nothing is owed to it unless it has work."""
+        owed_s = self.seconds + self._floor * spent_s - be_s
+        self.seconds = max(0.0, owed_s) if wanted else 0.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from bros.brosd.config import Config, KvMode
 from bros.brosd.protocol.wire import Geometry
-from bros.brosd.scheduling.packing import KvRules
+from bros.brosd.scheduling.limits import KvRules
+from bros.brosd.scheduling.registry import POLICIES
 from bros.kv import KvOptions
 
 
@@ -20,7 +21,7 @@ class PoolPlan:
     @property
     def _blind(self) -> bool:
         """Whether the policy knows no classes."""
-        return self.config.scheduler.policy in ("fcfs", "tgi")
+        return POLICIES[self.config.scheduler.policy].class_blind
 
     @property
     def _mode(self) -> KvMode:

@@ -6,10 +6,10 @@ import pytest
 
 from bros.brosd.fleet.placement import Placement, WorkerLoad
 from bros.brosd.protocol.wire import Admit, Sampling, pack_ids
-from bros.brosd.scheduling.packing import Limits
+from bros.brosd.scheduling.limits import Limits
+from bros.brosd.scheduling.registry import POLICIES
 from bros.brosd.scheduling.request import Request
 from bros.brosd.scheduling.scheduler import Scheduler
-from bros.brosd.scheduling.slo_policy import POLICIES
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 
 BLOCK = 4
@@ -35,7 +35,7 @@ def request(rid: int, klass: Klass, prompt: list[int], max_tokens: int = 8) -> R
 
 def put(placement: Placement, new: Request) -> WorkerLoad:
     best = placement.candidates(new)[0]
-    assert best.scheduler.take(new) is None
+    assert best.scheduler.enqueue(new) is None
     placement.book(best, new)
     return best
 
@@ -63,7 +63,7 @@ def test_a_prefix_is_worth_its_prefill(places: list[WorkerLoad]) -> None:
     placement = Placement(places[1:])
     first = request(0, Klass.RT, LONG, 1)
     here = places[2]
-    here.scheduler.take(first)
+    here.scheduler.enqueue(first)
     plan = here.scheduler.plan()
     assert plan is not None
     here.scheduler.complete(plan.step, [1])
@@ -95,8 +95,8 @@ def test_what_is_typical_is_learnt(places: list[WorkerLoad]) -> None:
 
 def test_requests_of_a_lost_worker_keep_their_order(places: list[WorkerLoad]) -> None:
     old, new = (request(rid, Klass.BE, [rid]) for rid in (1, 5))
-    places[0].scheduler.take(old)
-    places[1].scheduler.take(new)
+    places[0].scheduler.enqueue(old)
+    places[1].scheduler.enqueue(new)
     places[1].scheduler.adopt(places[0].scheduler.hand_over())
     assert list(places[1].scheduler.waiting[Klass.BE]) == [old, new]
     assert places[0].scheduler.idle

@@ -20,7 +20,7 @@ from bros.brosd.protocol.wire import Fault, Hello, ToDaemon
 from bros.brosd.tokenizer.generation.codec import Codec, TextError
 from bros.brosd.tokenizer.generation.traces import TracesError
 from bros.brosd.tokenizer.http.server import ListenError
-from bros.brosd.tokenizer.jobs.database import StoreError
+from bros.brosd.tokenizer.jobs.errors import UnusableStoreError
 from bros.brosd.tokenizer.process import run
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ LINGER_MS = 1000
 
 
 def main() -> int:
-    """Run until the daemon says Stop; 1 and a Fault if that is not possible."""
+    """Run until the daemon sends Stop. Return 1 and send a Fault if that is not possible."""
     parser = argparse.ArgumentParser(prog="python -m bros.brosd.tokenizer")
     parser.add_argument("--runtime-dir", type=Path, required=True)
     parser.add_argument("--generation", type=int, required=True)
@@ -55,24 +55,24 @@ def main() -> int:
 
 
 def _hide_torch() -> None:
-    """transformers takes torch if it is there: twice the time to start and 130 MB, for nothing."""
+    """Keep transformers from importing torch: that doubles the time to start and takes 130 MB."""
     sys.modules["torch"] = None  # type: ignore[assignment]
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns of that
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # or it warns that there is no torch
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _reason(error: Exception) -> str:
-    """One line for the operator; of what nobody foresaw, the log gets the traceback."""
+    """One line for the operator. The traceback of an unexpected error goes to the log."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, ListenError | StoreError | TextError | TracesError):
+    if isinstance(error, ListenError | UnusableStoreError | TextError | TracesError):
         return str(error)
     log.error("event=crashed", exc_info=error)
     return f"{type(error).__name__}: {error}"
 
 
 def _send_last(path: Path, fault: Fault) -> None:
-    """Send a message and wait until it is out: in a context of its own, which can be ended."""
+    """Send a message and wait until it is out. The context is its own, so that it can be ended."""
     with zmq.Context() as context, context.socket(zmq.PUSH) as socket:
         set_options(socket, LINGER_MS)
         socket.connect(ipc(path))

@@ -1,4 +1,4 @@
-"""The tokenizer process: wires its parts together, and does what the daemon says."""
+"""The tokenizer process: wire its parts together, and do what the daemon says."""
 
 from __future__ import annotations
 
@@ -33,10 +33,13 @@ from bros.brosd.tokenizer.generation.traces import Tracer
 from bros.brosd.tokenizer.http.app import make_app
 from bros.brosd.tokenizer.http.auth import AuthMiddleware
 from bros.brosd.tokenizer.http.batch_routes import BatchRoutes
+from bros.brosd.tokenizer.http.generate import generation_endpoints
 from bros.brosd.tokenizer.http.server import HttpServer, listen
-from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore
+from bros.brosd.tokenizer.http.server_routes import ServerRoutes
 from bros.brosd.tokenizer.jobs.housekeeping import JobHousekeeping
 from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
+from bros.brosd.tokenizer.jobs.sqlite.store import SqliteStore
+from bros.brosd.tokenizer.jobs.store import JobStore
 from bros.brosd.tokenizer.local.zmq_server import LocalServer
 from bros.brosd.tokenizer.openai.prepare import Preparer
 from bros.brosd.tokenizer.openai.service import OpenAIService
@@ -45,14 +48,12 @@ log = logging.getLogger(__name__)
 
 
 class TokenizerProcess:
-    """One incarnation of the tokenizer; `run` returns when the daemon says Stop."""
+    """One incarnation of the tokenizer; `run` returns when the daemon sends Stop."""
 
-    def __init__(
-        self, config: Config, generation: int, codec: Codec, keeper: AsyncJobStore
-    ) -> None:
+    def __init__(self, config: Config, generation: int, codec: Codec, store: JobStore) -> None:
         self._config = config
         self._generation = generation
-        self._keeper = keeper
+        self._store = store
         runtime = config.runtime
         self._inbox: Inbox[ToTokenizer] = Inbox(
             inbox_socket(runtime, TOKENIZER, generation), ToTokenizer
@@ -60,24 +61,32 @@ class TokenizerProcess:
         self._daemon: Outbox[ToDaemon] = Outbox(daemon_socket(runtime))
         self._tracer = Tracer(config.traces, config.model.name) if config.traces.endpoint else None
         on_end = self._tracer.over if self._tracer else lambda generation, reason: None
-        self._engine = LiveRequests(self._daemon, codec.decode, on_end)
+        self._live_requests = LiveRequests(self._daemon, codec.decode, on_end)
         self._preparer = Preparer(codec, config.slo)
-        api = OpenAIService(config, self._engine, self._preparer)
-        self._runner = BatchLineRunner(keeper, api, self._engine, config.batch.window)
-        self._edge = LocalServer(client_socket(runtime), api, self._engine, keeper, self._runner)
-        self._caretaker = JobHousekeeping(keeper, self._runner)
-        batches = BatchRoutes(
-            keeper, self._runner, api, config.batch.max_file_bytes, config.server.body_timeout_s
+        api = OpenAIService(config, self._live_requests, self._preparer)
+        self._runner = BatchLineRunner(store, api, self._live_requests, config.batch.window)
+        self._local_server = LocalServer(
+            client_socket(runtime), api, self._live_requests, store, self._runner
         )
-        self._guard = AuthMiddleware(
-            make_app(api, self._engine, batches, config.server),
+        self._housekeeping = JobHousekeeping(store, self._runner)
+        batches = BatchRoutes(
+            store, self._runner, api, config.batch.max_file_bytes, config.server.body_timeout_s
+        )
+        endpoints = [
+            *generation_endpoints(api, config.server),
+            *batches.endpoints(),
+            *ServerRoutes(api, self._live_requests, config.server).endpoints(),
+        ]
+        self._auth = AuthMiddleware(
+            make_app(api, endpoints),
             Keys(config.state) if are_required(config) else None,
             config.server.max_requests_per_key,
+            [endpoint.path for endpoint in endpoints if not endpoint.needs_key],
         )
-        self._http = HttpServer(self._guard, config.server.header_timeout_s)
+        self._http = HttpServer(self._auth, config.server.header_timeout_s)
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises ListenError."""
+        """Serve until told to stop. Raise ListenError if the HTTP address cannot be used."""
         http_socket = listen(self._config.server)
         host, port = http_socket.getsockname()[:2]
         log.info("event=listening host=%s port=%d", host, port)
@@ -85,37 +94,37 @@ class TokenizerProcess:
         gc.freeze()  # the vocabulary stays: no collection needs to walk it again
         async with asyncio.TaskGroup() as tasks:
             jobs = tasks.create_task(self._runner.run())
-            care = tasks.create_task(self._caretaker.run())
-            edge = tasks.create_task(self._edge.run())
+            housekeeping = tasks.create_task(self._housekeeping.run())
+            local = tasks.create_task(self._local_server.run())
             http = tasks.create_task(self._http.serve(sockets=[http_socket]))
             await self._daemon.send(Ready(TOKENIZER, self._generation))
             await self._obey(jobs)
             jobs.cancel()
             await asyncio.wait({jobs})
-            self._engine.fail_all()
+            self._live_requests.fail_all()
             self._http.should_exit = True
             await asyncio.wait({http})
-            edge.cancel()
-            care.cancel()
+            local.cancel()
+            housekeeping.cancel()
         if self._tracer:
             await asyncio.to_thread(self._tracer.close)
-        await self._keeper.close()
+        await self._store.close()
         self._preparer.close()
-        self._edge.close()
+        self._local_server.close()
 
     async def _obey(self, jobs: asyncio.Task[None]) -> None:
-        """Do what the daemon says, until that is to stop."""
+        """Do what the daemon says until it says stop."""
         while True:
             match await self._inbox.recv():
                 case Emit() as emit:
-                    await self._engine.on_emit(emit)
+                    await self._live_requests.on_emit(emit)
                 case Fail() as fail:
-                    self._engine.on_fail(fail)
+                    self._live_requests.on_fail(fail)
                 case Stats() as stats:
-                    self._engine.on_stats(stats)
+                    self._live_requests.on_stats(stats)
                 case Drain():
                     log.info("event=draining")
-                    self._engine.drain()
+                    self._live_requests.drain()
                     jobs.cancel()
                 case Reload():
                     self._reload()
@@ -123,14 +132,14 @@ class TokenizerProcess:
                     return
 
     def _reload(self) -> None:
-        """Take from the daemon's configuration what may change while it runs; and the keys."""
+        """Read the keys again, and the settings that may change while the process runs."""
         config = restore(config_file(self._config.runtime))
         logging.getLogger().setLevel(config.log.level.upper())
         self._preparer.slo = config.slo
-        self._guard.max_requests_per_key = config.server.max_requests_per_key
-        if self._guard.keys is not None:
+        self._auth.max_requests_per_key = config.server.max_requests_per_key
+        if self._auth.keys is not None:
             try:
-                self._guard.keys = Keys(config.state)
+                self._auth.keys = Keys(config.state)
             except KeyFileError as error:
                 log.error("event=keys_not_reloaded error=%r", str(error))
         log.info("event=reloaded")
@@ -138,5 +147,5 @@ class TokenizerProcess:
 
 async def run(config: Config, generation: int, codec: Codec) -> None:
     """Run the process on a loaded tokenizer."""
-    keeper = await AsyncJobStore.open(config.state, config.batch)
-    await TokenizerProcess(config, generation, codec, keeper).run()
+    store = await SqliteStore.open(config.state, config.batch)
+    await TokenizerProcess(config, generation, codec, store).run()

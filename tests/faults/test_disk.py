@@ -11,8 +11,8 @@ import pytest
 
 from bros.brosd.client.client import ApiError, Client
 from bros.brosd.protocol import wire
-from bros.brosd.tokenizer.jobs.database import open_database
-from bros.brosd.tokenizer.jobs.store import JobStore
+from bros.brosd.tokenizer.jobs.sqlite.database import open_database
+from bros.brosd.tokenizer.jobs.sqlite.jobs import SqliteJobs
 from fake_daemon import TEXT, Daemon, batch_line
 from harness import wait_until
 
@@ -46,6 +46,6 @@ def test_a_full_disk_loses_nothing(daemon: Daemon) -> None:
         wait_until(lambda: client.fetch("accepted").status.state == "completed")
     daemon.outbox.send(wire.Stop())
     assert daemon.process.wait(timeout=30) == 0
-    store = JobStore(open_database(daemon.runtime / "jobs.sqlite3"))
+    store = SqliteJobs(open_database(daemon.runtime / "jobs.sqlite3"))
     assert len(store.fetch("accepted", 0)[1]) == 20
     assert not list((daemon.runtime / "files").iterdir())

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 import httpx
 import openai
 
-from bros.brosd.tokenizer.jobs.database import open_database
-from bros.brosd.tokenizer.jobs.store import JobStore
+from bros.brosd.tokenizer.jobs.sqlite.database import open_database
+from bros.brosd.tokenizer.jobs.sqlite.jobs import SqliteJobs
 from harness import FLOAT32, MODEL, MakeServer, Server, wait_until
 from traffic import metrics, nothing_is_held
 
@@ -188,7 +188,7 @@ def test_a_truncated_database_is_told(make_server: MakeServer) -> None:
     path = server.folder / "state" / "jobs.sqlite3"
     path.parent.mkdir(parents=True)
     db = open_database(path)
-    JobStore(db).put("j", 0, [line(index) for index in range(500)], True)
+    SqliteJobs(db).put("j", 0, [line(index) for index in range(500)], True)
     db.close()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     left = path.read_bytes()

@@ -1,15 +1,15 @@
-"""Stands before the HTTP endpoints: who may ask, and how much at a time."""
+"""Check who sends a request, and how many requests he has at a time, before an endpoint sees it."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bros.brosd.api_keys import Keys
-from bros.brosd.tokenizer.http.openapi import OPEN_PATHS
 from bros.brosd.tokenizer.openai.errors import OpenAIError, error_response
 
 log = logging.getLogger(__name__)
@@ -18,16 +18,23 @@ ANYBODY = ""
 
 
 class AuthMiddleware:
-    """ASGI middleware. `keys` is None where everybody may ask."""
+    """ASGI middleware. `keys` is None where no key is required; `open_paths` never need one."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, max_requests_per_key: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys | None,
+        max_requests_per_key: int,
+        open_paths: Collection[str],
+    ) -> None:
         self._app = app
         self.keys = keys
         self.max_requests_per_key = max_requests_per_key
+        self._open_paths = frozenset(open_paths)
         self._active: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in self._open_paths:
             await self._app(scope, receive, send)
             return
         try:
@@ -45,7 +52,7 @@ class AuthMiddleware:
                 del self._active[owner]
 
     def _owner(self, headers: Headers) -> str:
-        """Whose key came with the request. ApiError (401) if one is required and none did."""
+        """Whose key came with the request. Raise OpenAIError (401) if a required key is missing."""
         if self.keys is None:
             return ANYBODY
         scheme, _, key = headers.get("authorization", "").partition(" ")

@@ -1,12 +1,10 @@
-"""`/v1/files` and `/v1/batches`: OpenAI's URLs over the jobs and files of the keeper."""
+"""`/v1/files` and `/v1/batches`: OpenAI's URLs over the jobs and files of the store."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import re
 import secrets
-import sqlite3
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,108 +12,144 @@ from dataclasses import dataclass
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from bros.brosd.tokenizer.http.body import read_body
-from bros.brosd.tokenizer.http.upload import Upload
-from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore, DiskFullError
-from bros.brosd.tokenizer.jobs.files import File, FileError
-from bros.brosd.tokenizer.jobs.job import JobError
+from bros.brosd.tokenizer.http.endpoint import Endpoint
+from bros.brosd.tokenizer.http.upload import UploadForm
 from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
+from bros.brosd.tokenizer.jobs.store import JobStore
 from bros.brosd.tokenizer.openai.batch_objects import (
     BatchRequest,
     batch_object,
     file_object,
+    job_spec,
     list_object,
-    order,
     query_limit,
 )
-from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
+from bros.brosd.tokenizer.openai.errors import Json, OpenAIError, invalid
 from bros.brosd.tokenizer.openai.parsing import parse
 from bros.brosd.tokenizer.openai.service import OpenAIService
 
 PURPOSES = ("batch", "user_data", "assistants", "fine-tune", "vision", "evals")
 MAX_BATCH_BODY = 64 * 1024
-STATUS = {"job_not_found": 404, "file_not_found": 404, "file_in_use": 409}
-PARAM = {"job_not_found": "batch_id"}
+MAX_BATCHES = 100  # in one page
+MAX_FILES = 10_000  # in one page
+UPLOAD_FORM: Json = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"enum": list(PURPOSES)},
+    },
+}
 
 _batch_decoder = msgspec.json.Decoder(BatchRequest)
 
 
 @dataclass(frozen=True)
 class BatchRoutes:
-    """The endpoints. Errors of the store are for the handlers below."""
+    """The endpoints. They raise the errors of the store as they are."""
 
-    keeper: AsyncJobStore
+    store: JobStore
     runner: BatchLineRunner
     api: OpenAIService
     max_file_bytes: int
     body_timeout_s: float
 
-    def routes(self) -> list[Route]:
+    def endpoints(self) -> list[Endpoint]:
+        one_file, one_batch = "/v1/files/{file_id}", "/v1/batches/{batch_id}"
         return [
-            Route("/v1/files", self.upload, methods=["POST"]),
-            Route("/v1/files", self.list_files),
-            Route("/v1/files/{file_id}", self.file),
-            Route("/v1/files/{file_id}", self.delete_file, methods=["DELETE"]),
-            Route("/v1/files/{file_id}/content", self.content),
-            Route("/v1/batches", self.create, methods=["POST"]),
-            Route("/v1/batches", self.list_batches),
-            Route("/v1/batches/{batch_id}", self.batch),
-            Route("/v1/batches/{batch_id}/cancel", self.cancel, methods=["POST"]),
+            Endpoint("POST", "/v1/files", self.upload, "Upload a file", form=UPLOAD_FORM),
+            Endpoint(
+                "GET",
+                "/v1/files",
+                self.list_files,
+                "Uploaded files, and the results of batches",
+                query={
+                    **_pages(MAX_FILES),
+                    "order": {"enum": ["asc", "desc"]},
+                    "purpose": {"type": "string"},
+                },
+            ),
+            Endpoint("GET", one_file, self.file, "One file"),
+            Endpoint("DELETE", one_file, self.delete_file, "Delete a file"),
+            Endpoint(
+                "GET",
+                f"{one_file}/content",
+                self.content,
+                "The content of a file",
+                answers=("application/octet-stream",),
+            ),
+            Endpoint("POST", "/v1/batches", self.create, "Create a batch job", body=BatchRequest),
+            Endpoint(
+                "GET",
+                "/v1/batches",
+                self.list_batches,
+                "Batch jobs, newest first",
+                query=_pages(MAX_BATCHES),
+            ),
+            Endpoint("GET", one_batch, self.batch, "One batch job"),
+            Endpoint(
+                "POST",
+                f"{one_batch}/cancel",
+                self.cancel,
+                "Stop a batch job; what is done stays",
+            ),
         ]
 
     # -- files -----------------------------------------------------------------------------------
 
     async def upload(self, request: Request) -> Response:
-        """Store a file; it is on disk when this is answered."""
-        keeper, files = self.keeper, self.keeper.files
-        keeper.check_room(int(request.headers.get("content-length") or 0))
-        name, sink = await keeper.call(files.create)
+        """Store a file; it is durable when this is answered."""
+        await self.store.check_room(int(request.headers.get("content-length") or 0))
+        incoming = await self.store.new_file()
         try:
-            with sink:
-                form = Upload(request.headers.get("content-type", ""), sink, self.max_file_bytes)
-                async with asyncio.timeout(None) as patience:
-                    await form.read(_patient(request, patience, self.body_timeout_s))
+            form = UploadForm(
+                request.headers.get("content-type", ""), incoming.write, self.max_file_bytes
+            )
+            await self._read_form(form, request)
             purpose = form.fields.get("purpose", "")
             if purpose not in PURPOSES:
                 raise invalid("purpose", f"not one of {', '.join(PURPOSES)}")
             expires_s = _expiry(form.fields)
-            filename = form.filename or "upload"
-            file = await keeper.call(files.keep, name, filename, purpose, expires_s)
+            file = await incoming.keep(form.filename or "upload", purpose, expires_s)
         except BaseException:
-            files.give_up(name)
+            await incoming.discard()
             raise
         return JSONResponse(file_object(file))
 
+    async def _read_form(self, form: UploadForm, request: Request) -> None:
+        """Each piece may take `body_timeout_s`; the whole may take longer."""
+        try:
+            async with asyncio.timeout(None) as timeout:
+                await form.read(_restarting(request, timeout, self.body_timeout_s))
+        except TimeoutError:
+            message = "The body came too slowly"
+            raise OpenAIError(408, message, param="body", code="timeout") from None
+
     async def list_files(self, request: Request) -> Response:
         query = request.query_params
-        limit = query_limit(query.get("limit"), 10_000, 10_000)
+        limit = query_limit(query.get("limit"), MAX_FILES, MAX_FILES)
         newest = query.get("order", "desc") != "asc"
         purpose = query.get("purpose")
-        files = await self.keeper.call(
-            self.keeper.files.list_files, query.get("after"), limit + 1, purpose, newest
-        )
+        files = await self.store.files(query.get("after"), limit + 1, purpose, newest)
         return JSONResponse(list_object([file_object(file) for file in files], limit))
 
-    async def _file(self, request: Request) -> File:
-        return await self.keeper.call(self.keeper.files.get, request.path_params["file_id"])
-
     async def file(self, request: Request) -> Response:
-        return JSONResponse(file_object(await self._file(request)))
+        return JSONResponse(file_object(await self.store.file(request.path_params["file_id"])))
 
     async def delete_file(self, request: Request) -> Response:
         name = request.path_params["file_id"]
-        await self.keeper.call(self.keeper.files.delete, name)
+        await self.store.delete_file(name)
         return JSONResponse({"id": name, "object": "file", "deleted": True})
 
     async def content(self, request: Request) -> Response:
-        file = await self._file(request)
+        file = await self.store.file(request.path_params["file_id"])
 
         async def pieces() -> AsyncIterator[bytes]:
             after = -1
             while True:
-                piece, after = await self.keeper.call(self.keeper.files.content, file, after)
+                piece, after = await self.store.file_piece(file, after)
                 if not piece:
                     return
                 yield piece
@@ -125,27 +159,26 @@ class BatchRoutes:
     # -- batches ---------------------------------------------------------------------------------
 
     async def create(self, request: Request) -> Response:
-        """Store a job. Its lines are read in afterwards, and it begins when they are."""
+        """Store a job. Its lines are read in afterwards; then it begins."""
         body = await read_body(request, MAX_BATCH_BODY, self.body_timeout_s)
-        wanted = order(parse(body, _batch_decoder))
-        file = await self.keeper.call(self.keeper.files.get, wanted.input_file)
+        spec = job_spec(parse(body, _batch_decoder))
+        file = await self.store.file(spec.input_file)
         if file.part is not None or file.purpose != "batch":
             raise invalid("input_file_id", "the file was not uploaded with purpose 'batch'")
-        self.keeper.check_room()
+        await self.store.check_room()
         name = f"batch_{secrets.token_hex(16)}"
-        job = await self.keeper.call(self.keeper.jobs.create, name, wanted)
-        self.keeper.notify()
+        job = await self.store.create_job(name, spec)
         return JSONResponse(batch_object(job, self.api.model))
 
     async def list_batches(self, request: Request) -> Response:
         query = request.query_params
-        limit = query_limit(query.get("limit"), 20, 100)
-        jobs = await self.keeper.call(self.keeper.jobs.list_jobs, query.get("after"), limit + 1)
+        limit = query_limit(query.get("limit"), 20, MAX_BATCHES)
+        jobs = await self.store.jobs(query.get("after"), limit + 1)
         objects = [batch_object(job, self.api.model) for job in jobs]
         return JSONResponse(list_object(objects, limit))
 
     async def batch(self, request: Request) -> Response:
-        job = await self.keeper.call(self.keeper.jobs.job, request.path_params["batch_id"])
+        job = await self.store.job(request.path_params["batch_id"])
         return JSONResponse(batch_object(job, self.api.model))
 
     async def cancel(self, request: Request) -> Response:
@@ -154,42 +187,30 @@ class BatchRoutes:
         return await self.batch(request)
 
 
-async def _patient(
-    request: Request, patience: asyncio.Timeout, timeout_s: float
+def _pages(most: int) -> dict[str, Json]:
+    """The query of a list that comes in pages."""
+    return {
+        "after": {"type": "string"},
+        "limit": {"type": "integer", "minimum": 1, "maximum": most},
+    }
+
+
+async def _restarting(
+    request: Request, timeout: asyncio.Timeout, timeout_s: float
 ) -> AsyncIterator[bytes]:
-    """The body; each piece may take so long, not the whole."""
+    """The pieces of the body; the timeout starts again with each of them."""
     loop = asyncio.get_running_loop()
-    patience.reschedule(loop.time() + timeout_s)
+    timeout.reschedule(loop.time() + timeout_s)
     async for chunk in request.stream():
-        patience.reschedule(loop.time() + timeout_s)
+        timeout.reschedule(loop.time() + timeout_s)
         yield chunk
 
 
 def _expiry(fields: dict[str, str]) -> float | None:
-    """OpenAI's `expires_after`, as its form fields."""
+    """When a file expires by OpenAI's `expires_after`, as a Unix time; None if never."""
     seconds = fields.get("expires_after[seconds]")
     if seconds is None:
         return None
     if not re.fullmatch(r"[0-9]{1,9}", seconds):
         raise invalid("expires_after[seconds]", "give a number of seconds")
     return time.time() + int(seconds)
-
-
-def as_api_error(error: Exception) -> OpenAIError | None:
-    """What an error of the store is for a client; None if it is of another kind."""
-    match error:
-        case JobError(code=code) | FileError(code=code):
-            param = "batch_id" if isinstance(error, JobError) else "file_id"
-            return OpenAIError(STATUS.get(code, 400), str(error), param=param, code=code)
-        case DiskFullError():
-            return OpenAIError(507, str(error), code="disk_full")
-        case OSError(errno=errno.ENOSPC | errno.EFBIG | errno.EDQUOT):
-            return OpenAIError(
-                507, f"The file cannot be stored: {error.strerror}", code="disk_full"
-            )
-        case sqlite3.Error():
-            return OpenAIError(500, f"Batch jobs cannot be stored: {error}", code="storage_failed")
-        case TimeoutError():
-            return OpenAIError(408, "The body came too slowly", param="body", code="timeout")
-        case _:
-            return None

@@ -1,10 +1,8 @@
-"""A multipart form with one file, written to disk as it comes: memory does not grow with it."""
+"""A multipart form with one file, written away as it comes: memory does not grow with it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import BinaryIO
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -16,16 +14,18 @@ MAX_FIELDS = 16
 MAX_FIELD_BYTES = 1024
 
 
-class Upload:
-    """The fields of a form and the content of its `file`, which goes to `sink`."""
+class UploadForm:
+    """The fields of a form. The content of its `file` goes to `write`, piece by piece."""
 
-    def __init__(self, content_type: str, sink: BinaryIO, max_bytes: int) -> None:
-        """ApiError if the body is to be no form at all."""
+    def __init__(
+        self, content_type: str, write: Callable[[bytes], Awaitable[None]], max_bytes: int
+    ) -> None:
+        """Raise OpenAIError if the content type is not that of a form."""
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:
             raise invalid("body", "send multipart/form-data with 'purpose' and 'file'")
-        self._sink = sink
+        self._write_piece = write
         self._max_bytes = max_bytes
         self._buffer = bytearray()
         self._num_bytes = 0
@@ -53,7 +53,7 @@ class Upload:
         )
 
     async def read(self, body: AsyncIterator[bytes]) -> None:
-        """Take the whole body. ApiError if it is no form, or too large; OSError of the disk."""
+        """Read the whole body. Raise OpenAIError if it is not a form, or too large."""
         try:
             async for chunk in body:
                 self._parser.write(chunk)
@@ -68,8 +68,8 @@ class Upload:
         await self._write()
 
     async def _write(self) -> None:
-        piece, self._buffer = self._buffer, bytearray()
-        await asyncio.to_thread(self._sink.write, piece)
+        piece, self._buffer = bytes(self._buffer), bytearray()
+        await self._write_piece(piece)
 
     # -- the parser's callbacks ------------------------------------------------------------------
 

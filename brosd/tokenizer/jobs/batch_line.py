@@ -14,7 +14,7 @@ from bros.brosd.tokenizer.openai.service import URLS
 
 
 class BatchLine(msgspec.Struct):
-    """An input line. `body` stays JSON: it is judged like any other request's."""
+    """An input line. `body` stays JSON: it is checked like that of any other request."""
 
     custom_id: str
     method: Literal["POST"]
@@ -27,16 +27,16 @@ class _Usage(msgspec.Struct):
     completion_tokens: int
 
 
-class _Answer(msgspec.Struct):
+class _AnswerUsage(msgspec.Struct):
     usage: _Usage
 
 
 _line_decoder = msgspec.json.Decoder(BatchLine)
-_answer_decoder = msgspec.json.Decoder(_Answer)
+_usage_decoder = msgspec.json.Decoder(_AnswerUsage)
 
 
 def read(line: Line) -> BatchLine:
-    """The request of a line; ApiError if the line itself, rather than its body, is wrong."""
+    """The request of a line. Raise OpenAIError if anything but its body is wrong."""
     batch_line = parse(line.content, _line_decoder)
     if batch_line.url not in URLS:
         raise invalid("url", f"not one of {', '.join(URLS)}")
@@ -50,7 +50,7 @@ def read(line: Line) -> BatchLine:
 
 def answered(line: Line, custom_id: str, body: bytes) -> Outcome:
     """The line was answered with `body`."""
-    usage = _answer_decoder.decode(body).usage
+    usage = _usage_decoder.decode(body).usage
     result = _output(custom_id, _response(200, msgspec.Raw(body)), None)
     return Outcome(
         job=line.job,

@@ -1,4 +1,4 @@
-"""What a batch job is: its row, its lines, their outcomes. How they are stored is in `jobs`."""
+"""What a batch job is: its row, its lines, their outcomes, and files. Stores keep them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from dataclasses import dataclass
 import msgspec
 
 OPEN_STATES = ("validating", "in_progress", "finalizing", "cancelling")
-
-
-class JobError(Exception):
-    """A job cannot be used as asked; `code` for programs, the text for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """Everything about a job but its lines. Times are Unix times, None if it was not yet so."""
+    """Everything about a job but its lines. Times are Unix times; None if it has not happened."""
 
     id: int
     name: str
@@ -65,7 +57,7 @@ class Line:
     number: int
     content: bytes
     is_duplicate: bool  # an earlier line of the job has its custom_id
-    endpoint: str | None  # the only URL that the job takes, None for any
+    endpoint: str | None  # the only URL that the job takes; None for any
 
 
 @dataclass(frozen=True)
@@ -78,6 +70,20 @@ class Outcome:
     ok: bool
     prompt_tokens: int = 0
     output_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class File:
+    """A file's row. `job` and `part` name the rows that it is made of; None for an upload."""
+
+    name: str
+    filename: str
+    purpose: str
+    bytes: int
+    created_s: float
+    expires_s: float | None
+    job: int | None
+    part: str | None
 
 
 class _CustomId(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Runs the lines of batch jobs, oldest job first, a bounded window of them at a time."""
+"""Run the lines of batch jobs, oldest job first, at most `window` of them at a time."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import logging
 
 from bros.brosd.tokenizer.generation.live_requests import LiveRequests
 from bros.brosd.tokenizer.jobs import batch_line
-from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore
 from bros.brosd.tokenizer.jobs.job import Line, Outcome
+from bros.brosd.tokenizer.jobs.store import JobStore
 from bros.brosd.tokenizer.openai.errors import OpenAIError
 from bros.brosd.tokenizer.openai.service import OpenAIService
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # of the server on one line, before the line counts as the cause
+MAX_FAILURES = 3  # failures of the server on one line, after which the line counts as the cause
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 
@@ -23,11 +23,11 @@ class BatchLineRunner:
     """Keeps up to `window` lines in flight. A line that is cancelled stays pending."""
 
     def __init__(
-        self, keeper: AsyncJobStore, api: OpenAIService, engine: LiveRequests, window: int
+        self, store: JobStore, api: OpenAIService, live_requests: LiveRequests, window: int
     ) -> None:
-        self._keeper = keeper
+        self._store = store
         self._api = api
-        self._engine = engine
+        self._live_requests = live_requests
         self._window = window
         self._slots = asyncio.Semaphore(window)
         self._lines: dict[asyncio.Task[None], int] = {}  # in flight, with their jobs
@@ -35,33 +35,32 @@ class BatchLineRunner:
         self._cancelled: set[int] = set()
 
     async def run(self) -> None:
-        """Run all jobs there are and will be. When this is cancelled, all lines are."""
+        """Run all jobs that there are and will be. Cancelling this cancels all lines."""
         try:
             while True:
-                changed = self._keeper.changed
+                changed = self._store.changed
                 if not await self._feed():
                     await changed.wait()
         finally:
             await _cancel(list(self._lines))
 
     async def cancel(self, name: str) -> None:
-        """Stop a job; what is done stays. JobError if there is none."""
-        job, _ = await self._keeper.call(self._keeper.jobs.cancel, name)
+        """Stop a job; what is done stays. Raise JobError if there is no such job."""
+        job = await self._store.begin_cancel(name)
         await self.abandon(job)
-        await self._keeper.call(self._keeper.jobs.end_cancelled, job)
-        self._keeper.notify()
+        await self._store.end_cancel(job)
 
     async def abandon(self, job: int) -> None:
-        """Stop the lines of a job that does not run any more, as the store has it."""
+        """Stop the lines of a job that the store does not run any more."""
         self._cancelled.add(job)
         await _cancel([task for task, of in self._lines.items() if of == job])
 
     async def _feed(self) -> bool:
-        """Start the lines that are pending and not yet started; whether there were any."""
-        jobs = await self._keeper.call(self._keeper.jobs.running)
+        """Start pending lines of the oldest job that has any; return whether there were any."""
+        jobs = await self._store.running_jobs()
         self._started = {job: self._started.get(job, -1) for job in jobs}
         for job in jobs:
-            if page := await self._keeper.pending(job, self._started[job], self._window):
+            if page := await self._store.pending_lines(job, self._started[job], self._window):
                 for line in page:
                     await self._slots.acquire()
                     self._start(line)
@@ -84,10 +83,10 @@ class BatchLineRunner:
             log.error("event=line_crashed", exc_info=error)
 
     async def _run(self, line: Line) -> None:
-        await self._keeper.finish(await self._outcome(line))
+        await self._store.finish_line(await self._outcome(line))
 
     async def _outcome(self, line: Line) -> Outcome:
-        """The result of a line, however long the server takes to be able to give it."""
+        """The result of a line. Wait for it while the server cannot answer."""
         try:
             request = batch_line.read(line)
         except OpenAIError as error:
@@ -96,7 +95,7 @@ class BatchLineRunner:
         failures = 0
         pause_s = FIRST_PAUSE_S
         while True:
-            await self._engine.wait_open()
+            await self._live_requests.wait_open()
             try:
                 answer = await self._api.handle_line(request.url, body)
             except OpenAIError as error:

@@ -1,6 +1,6 @@
-"""The ZeroMQ front door for local clients: one ROUTER, any number of clients, a task per message.
+"""The ZeroMQ server for local clients: one ROUTER, any number of clients, a task per message.
 
-A client that does not read holds up only its own answers, for a while; then it counts as gone.
+A client that does not read holds up only its own answers; after a while it counts as gone.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import sqlite3
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -36,36 +35,36 @@ from bros.brosd.protocol.wire import (
     ToClient,
 )
 from bros.brosd.tokenizer.generation.live_requests import LiveRequests
-from bros.brosd.tokenizer.jobs.async_store import AsyncJobStore, DiskFullError
-from bros.brosd.tokenizer.jobs.job import JobError
+from bros.brosd.tokenizer.jobs.errors import StoreError
 from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
-from bros.brosd.tokenizer.openai.errors import OpenAIError
+from bros.brosd.tokenizer.jobs.store import JobStore
+from bros.brosd.tokenizer.openai.errors import OpenAIError, of_store
 from bros.brosd.tokenizer.openai.service import OpenAIService
 
 log = logging.getLogger(__name__)
 
 RETRY_SEND_S = 0.05
-PATIENCE_S = 30.0  # with a client whose queue is full
+PATIENCE_S = 30.0  # how long a client whose queue is full is waited for
 
 
 class ClientGoneError(Exception):
-    """The client closed its socket, or stopped to read."""
+    """The client closed its socket, or stopped reading."""
 
 
 class LocalServer:
-    """Serves `client.sock`. Errors never end it."""
+    """Serves `client.sock`. No error ends it."""
 
     def __init__(
         self,
         path: Path,
         api: OpenAIService,
-        engine: LiveRequests,
-        keeper: AsyncJobStore,
+        live_requests: LiveRequests,
+        store: JobStore,
         runner: BatchLineRunner,
     ) -> None:
         self._api = api
-        self._engine = engine
-        self._keeper = keeper
+        self._live_requests = live_requests
+        self._store = store
         self._runner = runner
         self._decoder = msgspec.msgpack.Decoder(FromClient)
         self._tasks: dict[tuple[bytes, int], asyncio.Task[None]] = {}
@@ -81,7 +80,7 @@ class LocalServer:
         self._socket.close()
 
     async def run(self) -> None:
-        """Take messages for ever."""
+        """Take messages until cancelled."""
         while True:
             identity, *frames = await self._socket.recv_multipart()
             try:
@@ -97,7 +96,7 @@ class LocalServer:
         if isinstance(message, Cancel):
             if running:
                 running.cancel()
-        elif running is None:  # else a repetition: the first one will be answered
+        elif running is None:  # else it is a repetition: the first one will be answered
             task = asyncio.create_task(self._serve(identity, message))
             self._tasks[key] = task
             task.add_done_callback(lambda _: self._tasks.pop(key, None))
@@ -115,7 +114,7 @@ class LocalServer:
         except ClientGoneError:
             log.info("event=client_gone rid=%d", rid)
         except Exception:
-            log.exception("event=edge_crashed rid=%d", rid)
+            log.exception("event=local_request_crashed rid=%d", rid)
 
     async def _ask(self, identity: bytes, ask: OpenAIRequest) -> None:
         """Answer an OpenAI request: one Reply, or one per chunk and an empty one."""
@@ -137,13 +136,11 @@ class LocalServer:
     ) -> ToClient:
         try:
             return await self._look_up(message)
-        except JobError as error:
-            return Refused(message.rid, error.code, str(error))
-        except DiskFullError as error:
-            return Refused(message.rid, "disk_full", str(error))
-        except sqlite3.Error as error:
-            log.exception("event=jobs_failed")
-            return Refused(message.rid, "storage_failed", f"batch jobs cannot be stored: {error}")
+        except StoreError as error:
+            refusal = of_store(error)
+            if refusal.status == 500:
+                log.exception("event=jobs_failed")
+            return Refused(message.rid, error.code, refusal.message)
 
     async def _look_up(
         self, message: JobPut | JobFetch | JobCancel | JobList | StatusQuery | Cancel
@@ -151,23 +148,23 @@ class LocalServer:
         rid = message.rid
         match message:
             case JobPut():
-                received = await self._keeper.put(
+                received = await self._store.put_lines(
                     message.job, message.first, message.lines, message.last
                 )
                 return JobAck(rid, received)
             case JobFetch():
-                return JobPage(rid, *await self._keeper.fetch(message.job, message.after))
+                return JobPage(rid, *await self._store.page(message.job, message.after))
             case JobCancel():
                 await self._runner.cancel(message.job)
-                status = await self._keeper.call(self._keeper.jobs.status, message.job)
+                status = await self._store.status(message.job)
                 return JobPage(rid, status, results=[], next=0)
             case JobList():
-                return Jobs(rid, await self._keeper.call(self._keeper.jobs.statuses))
+                return Jobs(rid, await self._store.statuses())
             case _:
-                return Status(rid, self._engine.stats)
+                return Status(rid, self._live_requests.stats)
 
     async def _send(self, identity: bytes, message: ToClient) -> None:
-        """Give a message to a client. ClientGoneError if it left, or has been full for long."""
+        """Send a message to a client. Raise ClientGoneError if it left, or its queue stays full."""
         frames = [identity, encode(message)]
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + PATIENCE_S

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from bros.brosd.tokenizer.jobs.files import File
-from bros.brosd.tokenizer.jobs.job import Job, JobSpec
+from bros.brosd.tokenizer.jobs.job import File, Job, JobSpec
 from bros.brosd.tokenizer.openai.errors import Json, invalid
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -29,8 +28,8 @@ class BatchRequest(msgspec.Struct):
     metadata: Annotated[dict[Key, Value], Meta(max_length=16)] | None = None
 
 
-def order(request: BatchRequest) -> JobSpec:
-    """What the store is to know. ApiError if the window is none."""
+def job_spec(request: BatchRequest) -> JobSpec:
+    """What the store keeps of a request. Raise OpenAIError if its window cannot be read."""
     return JobSpec(
         endpoint=request.endpoint,
         input_file=request.input_file_id,
@@ -113,7 +112,7 @@ def file_object(file: File) -> Json:
 
 
 def list_object(items: list[Json], limit: int) -> Json:
-    """A page of at most `limit` objects, of `items`, which has one more if there are more."""
+    """A page of at most `limit` objects. `items` has more than that if there are more."""
     page = items[:limit]
     return {
         "object": "list",
@@ -129,7 +128,7 @@ def _time(seconds: float | None) -> int | None:
 
 
 def query_limit(value: Any, default: int, most: int) -> int:
-    """The `limit` of a list's URL. ApiError if it is none."""
+    """The `limit` of a list's URL. Raise OpenAIError if it is not a number in range."""
     if value is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", value) or not 1 <= int(value) <= most:

@@ -1,4 +1,4 @@
-"""Errors as OpenAI clients know them; every one about a request names the field that is wrong."""
+"""Errors as OpenAI's clients know them. An error about a request names the field that is wrong."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from bros.brosd.tokenizer.jobs.errors import FileError, JobError, StoreError
+
 Json = dict[str, Any]
 
 RETRY_AFTER_S = 1
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
+STORE_STATUS = {
+    "job_not_found": 404,
+    "file_not_found": 404,
+    "file_in_use": 409,
+    "disk_full": 507,
+    "storage_failed": 500,
+}
 
 
 class OpenAIError(Exception):
@@ -76,6 +85,12 @@ def starting() -> OpenAIError:
 def internal() -> OpenAIError:
     message = "The server failed on this request; its log says why"
     return OpenAIError(500, message, code="internal_error")
+
+
+def of_store(error: StoreError) -> OpenAIError:
+    """An error of the store as its client learns of it."""
+    param = {JobError: "batch_id", FileError: "file_id"}.get(type(error))
+    return OpenAIError(STORE_STATUS.get(error.code, 400), str(error), param=param, code=error.code)
 
 
 def error_response(error: OpenAIError, headers: dict[str, str] | None = None) -> Response:

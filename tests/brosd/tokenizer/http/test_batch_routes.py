@@ -12,8 +12,8 @@ import openai
 import pytest
 
 from bros.brosd.protocol import wire
-from bros.brosd.tokenizer.jobs.database import FIRST, open_database
-from bros.brosd.tokenizer.jobs.store import JobStore
+from bros.brosd.tokenizer.jobs.sqlite.database import FIRST, open_database
+from bros.brosd.tokenizer.jobs.sqlite.jobs import SqliteJobs
 from fake_daemon import TEXT, Daemon, batch_line
 from harness import wait_until
 
@@ -201,5 +201,5 @@ def test_a_first_version_file_is_taken_over(tmp_path: Path) -> None:
         old.execute("INSERT INTO lines VALUES (?, ?, ?, ?, ?, ?)", row)
     old.commit()
     old.close()
-    job = JobStore(open_database(path)).job("j")
+    job = SqliteJobs(open_database(path)).job("j")
     assert (job.state, job.output_bytes, job.error_bytes) == ("completed", 35, 35)

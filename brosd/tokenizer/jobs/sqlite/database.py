@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bros.brosd.tokenizer.jobs.errors import UnusableStoreError
+
 SCHEMA_VERSION = 2
 
 # Version 1, as it was released; what came later is a migration, for new files too.
@@ -86,12 +88,8 @@ CREATE VIEW all_files AS
 MIGRATIONS = (FIRST, SECOND)
 
 
-class StoreError(RuntimeError):
-    """The file cannot be used; the text says why."""
-
-
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open or make the file, of the newest version. Raises StoreError."""
+    """Open or make the file and bring it to the newest version. Raise UnusableStoreError."""
     try:
         db = sqlite3.connect(path, isolation_level=None)
         db.execute("PRAGMA journal_mode = WAL")
@@ -101,18 +99,18 @@ def open_database(path: Path) -> sqlite3.Connection:
         for number, migration in enumerate(MIGRATIONS[version:], version + 1):
             db.executescript(f"BEGIN; {migration} PRAGMA user_version = {number}; COMMIT;")
     except sqlite3.Error as error:
-        raise StoreError(
+        raise UnusableStoreError(
             f"batch jobs in {path} cannot be used: {error}; put a copy from a backup there, or "
             "move the file and its -wal away to start without jobs"
         ) from None
     if version > SCHEMA_VERSION:
-        raise StoreError(f"batch jobs in {path} are of a newer brosd: update this one")
+        raise UnusableStoreError(f"batch jobs in {path} are of a newer brosd: update this one")
     return db
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing."""
+    """Commit all statements of the block, or none of them."""
     db.execute("BEGIN IMMEDIATE")
     try:
         yield

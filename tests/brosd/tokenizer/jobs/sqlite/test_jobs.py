@@ -15,9 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from bros.brosd.tokenizer.jobs.database import StoreError, open_database
-from bros.brosd.tokenizer.jobs.job import JobError, Outcome
-from bros.brosd.tokenizer.jobs.store import JobStore
+from bros.brosd.tokenizer.jobs.errors import JobError, UnusableStoreError
+from bros.brosd.tokenizer.jobs.job import Outcome
+from bros.brosd.tokenizer.jobs.sqlite.database import open_database
+from bros.brosd.tokenizer.jobs.sqlite.jobs import SqliteJobs
 
 
 def lines(*names: str) -> list[bytes]:
@@ -25,11 +26,11 @@ def lines(*names: str) -> list[bytes]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(open_database(tmp_path / "jobs.sqlite3"))
+def store(tmp_path: Path) -> SqliteJobs:
+    return SqliteJobs(open_database(tmp_path / "jobs.sqlite3"))
 
 
-def test_parts_make_a_job(store: JobStore) -> None:
+def test_parts_make_a_job(store: SqliteJobs) -> None:
     assert store.put("j", 0, lines("a", "b"), False) == 2
     assert store.running() == []
     assert store.put("j", 2, lines("c"), True) == 3
@@ -38,7 +39,7 @@ def test_parts_make_a_job(store: JobStore) -> None:
     assert [line.number for line in store.pending(job, 0, 1)] == [1]
 
 
-def test_parts_may_be_sent_again_and_must_not_leave_gaps(store: JobStore) -> None:
+def test_parts_may_be_sent_again_and_must_not_leave_gaps(store: SqliteJobs) -> None:
     store.put("j", 0, lines("a", "b"), False)
     assert store.put("j", 0, lines("a", "b"), False) == 2
     assert store.put("j", 1, lines("b", "c"), False) == 3
@@ -48,14 +49,14 @@ def test_parts_may_be_sent_again_and_must_not_leave_gaps(store: JobStore) -> Non
     assert store.status("j").total == 3
 
 
-def test_another_jobs_lines_under_the_same_name_are_refused(store: JobStore) -> None:
+def test_another_jobs_lines_under_the_same_name_are_refused(store: SqliteJobs) -> None:
     store.put("j", 0, lines("a"), True)
     for first, part in ((0, lines("x")), (1, lines("b"))):
         with pytest.raises(JobError, match="take a new name"):
             store.put("j", first, part, True)
 
 
-def test_a_line_gets_one_result(store: JobStore) -> None:
+def test_a_line_gets_one_result(store: SqliteJobs) -> None:
     store.put("j", 0, lines("a", "b"), True)
     (job,) = store.running()
     store.finish([Outcome(job, 1, b"first", ok=True, prompt_tokens=3, output_tokens=4)])
@@ -69,18 +70,19 @@ def test_a_line_gets_one_result(store: JobStore) -> None:
     assert store.running() == []
 
 
-def test_duplicates_are_known_by_their_custom_id(store: JobStore) -> None:
+def test_duplicates_are_known_by_their_custom_id(store: SqliteJobs) -> None:
     store.put("j", 0, [*lines("a", "b", "a"), b"{broken", b"{broken"], True)
     (job,) = store.running()
     found = [line.is_duplicate for line in store.pending(job, -1, 10)]
     assert found == [False, False, True, False, False]
 
 
-def test_a_cancelled_job_takes_no_more_results(store: JobStore) -> None:
+def test_a_cancelled_job_takes_no_more_results(store: SqliteJobs) -> None:
     store.put("j", 0, lines("a", "b"), True)
     (job,) = store.running()
     store.finish([Outcome(job, 0, b"done", ok=True)])
-    assert store.cancel("j")[1].state == "cancelling"
+    assert store.cancel("j") == job
+    assert store.status("j").state == "cancelling"
     store.finish([Outcome(job, 1, b"late", ok=True)])
     assert store.fetch("j", 0)[1] == [b"done"]
     assert store.pending(job, -1, 10) == []
@@ -88,12 +90,12 @@ def test_a_cancelled_job_takes_no_more_results(store: JobStore) -> None:
     assert store.status("j").state == "cancelled"
 
 
-def test_a_job_that_is_none_is_told(store: JobStore) -> None:
+def test_a_job_that_is_none_is_told(store: SqliteJobs) -> None:
     with pytest.raises(JobError, match="there is no job nope"):
         store.fetch("nope", 0)
 
 
-def test_jobs_are_listed_newest_first(store: JobStore) -> None:
+def test_jobs_are_listed_newest_first(store: SqliteJobs) -> None:
     for name in ("a", "b"):
         store.put(name, 0, lines("x"), True)
     assert [status.job for status in store.statuses()] == ["b", "a"]
@@ -101,9 +103,10 @@ def test_jobs_are_listed_newest_first(store: JobStore) -> None:
 
 def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib; from bros.brosd.tokenizer.jobs.store import JobStore, Outcome;"
-        "from bros.brosd.tokenizer.jobs.database import open_database;"
-        "store = JobStore(open_database(pathlib.Path(sys.argv[1])));"
+        "import os, sys, pathlib; from bros.brosd.tokenizer.jobs.job import Outcome;"
+        "from bros.brosd.tokenizer.jobs.sqlite.jobs import SqliteJobs;"
+        "from bros.brosd.tokenizer.jobs.sqlite.database import open_database;"
+        "store = SqliteJobs(open_database(pathlib.Path(sys.argv[1])));"
         'store.put(\'j\', 0, [b\'{"custom_id": "a"}\', b\'{"custom_id": "b"}\'], True);'
         "store.finish([Outcome(store.running()[0], 1, b'done', ok=True)]);"
         "os.kill(os.getpid(), 9)"
@@ -111,7 +114,7 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "jobs.sqlite3"
     died = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert died.returncode == -signal.SIGKILL
-    store = JobStore(open_database(path))
+    store = SqliteJobs(open_database(path))
     (job,) = store.running()
     assert [line.number for line in store.pending(job, -1, 10)] == [0]
     assert store.fetch("j", 0)[1] == [b"done"]
@@ -119,8 +122,8 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "jobs.sqlite3").write_bytes(os.urandom(8192))
-    with pytest.raises(StoreError, match=r"jobs\.sqlite3 cannot be used"):
-        JobStore(open_database(tmp_path / "jobs.sqlite3"))
+    with pytest.raises(UnusableStoreError, match=r"jobs\.sqlite3 cannot be used"):
+        SqliteJobs(open_database(tmp_path / "jobs.sqlite3"))
 
 
 class JobMachine(RuleBasedStateMachine):
@@ -130,7 +133,7 @@ class JobMachine(RuleBasedStateMachine):
     def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.db = Path(self.folder.name) / "jobs.sqlite3"
-        self.store = JobStore(open_database(self.db))
+        self.store = SqliteJobs(open_database(self.db))
         self.store.put("j", 0, lines(*"abcdef"), True)
         self.results: dict[int, bytes] = {}
 
@@ -146,7 +149,7 @@ class JobMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.store._db.close()
-        self.store = JobStore(open_database(self.db))
+        self.store = SqliteJobs(open_database(self.db))
 
     @invariant()
     def agrees(self) -> None:

@@ -1,7 +1,7 @@
 """Files of the OpenAI API: uploads are plain files in a folder, results of jobs are their rows.
 
-Used by the one thread that has the database. An upload is written under another name first, so
-that a file of the folder is whole, and on disk before it is acknowledged.
+Only the thread that has the database uses this. An upload is written under another name first, so
+that each file of the folder is whole, and is on disk before it is acknowledged.
 """
 
 from __future__ import annotations
@@ -10,37 +10,16 @@ import os
 import secrets
 import sqlite3
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from bros.brosd.tokenizer.jobs.database import transaction
-from bros.brosd.tokenizer.jobs.store import PAGE_RESULTS, page
+from bros.brosd.tokenizer.jobs.errors import FileError
+from bros.brosd.tokenizer.jobs.job import File
+from bros.brosd.tokenizer.jobs.sqlite.database import transaction
+from bros.brosd.tokenizer.jobs.sqlite.jobs import PAGE_RESULTS, page
 
 PARTIAL = ".part"
 CHUNK_BYTES = 2**20
-
-
-class FileError(Exception):
-    """A file cannot be used as asked: `code` for programs, the text for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-@dataclass(frozen=True)
-class File:
-    """A file's row. `job` and `part` name the rows it is made of, None for an upload."""
-
-    name: str
-    filename: str
-    purpose: str
-    bytes: int
-    created_s: float
-    expires_s: float | None
-    job: int | None
-    part: str | None
 
 
 _COLUMNS = ", ".join(File.__dataclass_fields__)
@@ -57,8 +36,8 @@ _CONTENTS = {
 }
 
 
-class FileStore:
-    """The files of one state folder; sweeps what a killed process left half written."""
+class SqliteFiles:
+    """The files of one state folder. Deletes what a killed process left half written."""
 
     def __init__(self, db: sqlite3.Connection, folder: Path) -> None:
         self._db = db
@@ -72,12 +51,12 @@ class FileStore:
     # -- uploads ---------------------------------------------------------------------------------
 
     def create(self) -> tuple[str, BinaryIO]:
-        """A new file's name, and where its content is to be written."""
+        """A new file's name, and the file that its content is to be written to."""
         name = f"file-{secrets.token_hex(12)}"
         return name, (self._folder / f"{name}{PARTIAL}").open("xb")
 
     def keep(self, name: str, filename: str, purpose: str, expires_s: float | None) -> File:
-        """The content is written and its file closed: make it durable, then known."""
+        """Make a file durable and known, once its content is written and closed."""
         partial = self._folder / f"{name}{PARTIAL}"
         with partial.open("rb") as content:
             os.fsync(content.fileno())
@@ -96,8 +75,8 @@ class FileStore:
         self._db.execute(insert, values)
         return self.get(name)
 
-    def give_up(self, name: str) -> None:
-        """Forget an upload that came to nothing."""
+    def discard(self, name: str) -> None:
+        """Delete an upload that will not be kept."""
         for suffix in (PARTIAL, ""):
             (self._folder / f"{name}{suffix}").unlink(missing_ok=True)
 
@@ -108,7 +87,7 @@ class FileStore:
     # -- all files -------------------------------------------------------------------------------
 
     def get(self, name: str) -> File:
-        """FileError if there is no such file."""
+        """Raise FileError if there is no such file."""
         query = f"SELECT {_COLUMNS} FROM all_files WHERE name = ?"
         row = self._db.execute(query, (name,)).fetchone()
         if row is None:
@@ -118,7 +97,7 @@ class FileStore:
     def list_files(
         self, after: str | None, limit: int, purpose: str | None, newest: bool
     ) -> list[File]:
-        """Files in order of age, that come after file `after`."""
+        """Files in order of age that come after file `after`."""
         sign, order = ("<", "DESC") if newest else (">", "ASC")
         query = f"SELECT {_COLUMNS} FROM all_files WHERE purpose = coalesce(?, purpose)"
         values: list[object] = [purpose]
@@ -140,7 +119,7 @@ class FileStore:
         return b"".join(line + b"\n" for line in lines), after
 
     def delete(self, name: str) -> None:
-        """Delete a file. Of a job's results the text goes, the counts stay."""
+        """Delete a file. The results of a job lose their text; the job keeps its counts."""
         file = self.get(name)
         if file.part is None:
             self._delete_upload(name)

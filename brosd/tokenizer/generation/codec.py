@@ -22,7 +22,7 @@ class TextError(RuntimeError):
 
 
 class GenerationConfig(msgspec.Struct):
-    """The part of `generation_config.json` that ends an answer."""
+    """The part of `generation_config.json` that says which tokens end an answer."""
 
     eos_token_id: int | list[int] | None = None
 
@@ -51,8 +51,9 @@ class Codec:
     ) -> list[int]:
         """A conversation, ready for the assistant's turn.
 
-        Control tokens written out in a message stay plain text: nobody can end his turn and speak
-        as the system. ApiError if there is no template, or it refuses these messages.
+        Control tokens that a message spells out stay plain text, so that no user can end his turn
+        and speak as the system. Raise OpenAIError if there is no template, or it refuses these
+        messages.
         """
         if not self._tokenizer.chat_template:
             raise invalid("messages", "this model has no chat template; use /v1/completions")
@@ -72,7 +73,7 @@ class Codec:
         return ids
 
     def check_grammar(self, grammar: str) -> str:
-        """What is wrong with a grammar, empty if nothing is. Can take long: call it in a thread."""
+        """What is wrong with a grammar; empty if nothing is. Can take long: call it in a thread."""
         if not (self._folder / "tokenizer.json").is_file():
             return "this model's tokenizer does not support grammars: it has no tokenizer.json"
         problem: str = LLMatcher.validate_grammar(grammar, self._guide)
@@ -100,7 +101,7 @@ class Codec:
 
 
 def _load(folder: Path) -> Any:
-    # Here, not above: it takes most of a second, and only the tokenizer process needs it.
+    # Imported here because it takes most of a second, and only the tokenizer process needs it.
     from transformers import AutoTokenizer
 
     try:

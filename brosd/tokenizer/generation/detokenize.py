@@ -16,8 +16,8 @@ class Detokenizer:
     """The text of a growing list of tokens; all pieces together are the decoded whole.
 
     Decoding a token alone is not enough: it may hold half a character, and what a decoder does
-    with a space depends on the token before. So a short window is decoded, and what it adds to the
-    text sent before is new.
+    with a space depends on the token before. So a short window is decoded; what is longer than the
+    text already sent is new.
     """
 
     def __init__(self, decode: Decode) -> None:
@@ -27,7 +27,7 @@ class Detokenizer:
         self._settled = 0  # tokens of the window whose text was sent in full
 
     def push(self, token: int) -> str:
-        """The text that `token` completes; empty while a character is not."""
+        """The text that `token` completes; empty while a character is incomplete."""
         self._window.append(token)
         text = self._decode(self._window)
         held = min(len(text) - len(text.rstrip(REPLACEMENT)), MAX_HELD_CHARS)
@@ -41,7 +41,7 @@ class Detokenizer:
         return new
 
     def finish(self) -> str:
-        """What was held back for a character that never was completed."""
+        """What was held back for a character that was never completed."""
         return self._decode(self._window)[self._sent :]
 
     def _slide(self, start: int, held: int) -> None:

@@ -1,6 +1,6 @@
-"""The live requests: sends them to the daemon, turns the tokens that come back into text.
+"""The live requests: send them to the daemon, turn the tokens that come back into text.
 
-Runs on the event loop alone. Leaving a `Run` before its end aborts what is left of it.
+Used on the event loop only. Leaving the block of `submit` early aborts what is left of it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Sender(Protocol):
 
 @dataclass(frozen=True)
 class Submission:
-    """A tokenized request. Unless it streams, its text comes in one piece, at the end."""
+    """A tokenized request. Its text comes in one piece at the end unless it streams."""
 
     klass: Klass
     arrived_s: float
@@ -66,12 +66,12 @@ Ends = Counter[tuple[Klass, str]]
 
 @dataclass
 class Delta:
-    """What a request adds to choice `index` of an answer; `finish` ("stop", "length") is last."""
+    """What a request adds to choice `index` of an answer; the last delta has `finish`."""
 
     index: int
     text: str
     tokens: list[int]
-    finish: str | None = None
+    finish: str | None = None  # "stop" or "length"
     logprobs: list[tuple[int, Logprobs]] = field(default_factory=list)  # with their tokens
 
 
@@ -98,14 +98,14 @@ class Generation:
         self._logprobs: list[tuple[int, Logprobs]] = []
         self.num_tokens = 0
 
-    def push(self, token: int, finish: FinishReason, told: Logprobs | None) -> bool:
-        """Take a token; True if a stop string was found, so that no more are wanted."""
+    def push(self, token: int, finish: FinishReason, logprobs: Logprobs | None) -> bool:
+        """Take a token. Return whether a stop string was found, so that no more are wanted."""
         if self.first_s is None:
             self.first_s = time.monotonic()
         self.num_tokens += 1
         self._tokens.append(token)
-        if told is not None:
-            self._logprobs.append((token, told))
+        if logprobs is not None:
+            self._logprobs.append((token, logprobs))
         if finish is not FinishReason.STOP:  # the token that ends an answer has no text
             self._pieces.append(self._text.push(token))
         if finish is not FinishReason.NONE and not self._text.stopped:
@@ -129,22 +129,26 @@ class Generation:
 
 
 @dataclass
-class Run:
-    """The requests of one answer, one per prompt. Iterate over it for their deltas."""
+class DeltaStream:
+    """The requests of one answer, one per choice. Iterate over it for their deltas."""
 
     generations: dict[int, Generation] = field(default_factory=dict)  # by rid
-    _deltas: asyncio.Queue[Delta | OpenAIError] = field(default_factory=asyncio.Queue)
+    _queue: asyncio.Queue[Delta | OpenAIError] = field(default_factory=asyncio.Queue)
 
     @property
     def num_tokens(self) -> int:
         """Tokens sampled so far, over all prompts."""
         return sum(generation.num_tokens for generation in self.generations.values())
 
+    def post(self, delta: Delta | OpenAIError) -> None:
+        """Add what comes next; an error is the last."""
+        self._queue.put_nowait(delta)
+
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        """Deltas in the order they happen. ApiError if any request fails."""
+        """Deltas in the order in which they come. Raise OpenAIError if any request fails."""
         unfinished = len(self.generations)
         while unfinished:
-            delta = await self._deltas.get()
+            delta = await self._queue.get()
             if isinstance(delta, OpenAIError):
                 raise delta
             unfinished -= delta.finish is not None
@@ -154,7 +158,7 @@ class Run:
 class LiveRequests:
     """All live requests, and what the daemon last said about itself.
 
-    `on_end` is told of each request that is over, and why.
+    `on_end` is called with each request that is over, and the reason.
     """
 
     def __init__(
@@ -171,60 +175,60 @@ class LiveRequests:
 
     @property
     def max_len(self) -> int:
-        """Tokens of prompt and answer together; 0 while no worker has told."""
+        """Tokens of prompt and answer together; 0 while no worker has said."""
         return self.stats.max_len if self.stats else 0
 
     @property
     def state(self) -> str:
-        """The daemon's, as it said last: "starting", "ready" or "draining"."""
+        """The daemon's state, as it said last: "starting", "ready" or "draining"."""
         return self.stats.state if self.stats else "starting"
 
     def check_open(self) -> None:
-        """ApiError (503) unless new requests are taken."""
+        """Raise OpenAIError (503) unless new requests are taken."""
         if self.draining:
             raise shutting_down()
         if not self.max_len:
             raise starting()
 
     def check_ready(self) -> None:
-        """ApiError (503) unless new requests are taken, and served now."""
+        """Raise OpenAIError (503) unless new requests are taken, and served now."""
         self.check_open()
         if self.state != "ready":
             raise starting()
 
     async def wait_open(self) -> None:
-        """Until the first worker has told how long a request may be."""
+        """Wait until the first worker has said how long a request may be."""
         await self._opened.wait()
 
     @asynccontextmanager
-    async def run(self, submissions: Sequence[Submission]) -> AsyncGenerator[Run, None]:
-        """Send requests to the daemon; those that live on at the end of the block are aborted.
+    async def submit(self, submissions: Sequence[Submission]) -> AsyncGenerator[DeltaStream, None]:
+        """Send requests to the daemon; abort those that are not over at the end of the block.
 
-        ApiError (503) if no new requests are taken.
+        Raise OpenAIError (503) if no new requests are taken.
         """
         self.check_open()
-        run = Run()
+        deltas = DeltaStream()
         try:
             for index, submission in enumerate(submissions):
                 rid = secrets.randbits(RID_BITS)
-                generation = Generation(index, submission, self._decode, run._deltas.put_nowait)
-                self._live[rid] = run.generations[rid] = generation
+                generation = Generation(index, submission, self._decode, deltas.post)
+                self._live[rid] = deltas.generations[rid] = generation
                 await self._daemon.send(_admit(rid, submission))
-            yield run
+            yield deltas
         finally:
-            for rid in run.generations:
+            for rid in deltas.generations:
                 if self._end(rid, "abort") is not None:
                     await self._daemon.send(Abort(rid))
 
     # -- from the daemon -------------------------------------------------------------------------
 
     async def on_emit(self, emit: Emit) -> None:
-        """Hand tokens to their requests. A request that nobody here knows is aborted."""
+        """Hand tokens to their requests. Abort a request that is not known here."""
         tokens = unpack_ids(emit.tokens).tolist()
-        told = {emit.rids[item.index]: item for item in emit.logprobs}
+        logprobs = {emit.rids[item.index]: item for item in emit.logprobs}
         for rid, token, finish in zip(emit.rids, tokens, emit.finish, strict=True):
             generation = self._live.get(rid)
-            unwanted = generation is None or generation.push(token, finish, told.get(rid))
+            unwanted = generation is None or generation.push(token, finish, logprobs.get(rid))
             if generation and generation.finish:
                 self._end(rid, generation.finish)
             if unwanted and finish is FinishReason.NONE:

@@ -21,18 +21,18 @@ log = logging.getLogger(__name__)
 CONTEXT_HEADERS = ("traceparent", "tracestate")
 
 caller: ContextVar[Mapping[str, str]] = ContextVar("caller", default={})  # noqa: B039
-"""The trace context that the request at hand came with; nobody changes it."""
+"""The trace context that the current request came with; nobody changes it."""
 
 
 class TracesError(ValueError):
-    """Traces are wanted and cannot be made; the text says what to install."""
+    """Traces are configured and cannot be made; the text says what to install."""
 
 
 class Tracer:
-    """Sends spans from a thread of its own; what the endpoint does not take in time is dropped."""
+    """Sends spans from a thread of its own; drops what the endpoint does not take in time."""
 
     def __init__(self, config: TracesConfig, model: str) -> None:
-        """TracesError if the packages are not there."""
+        """Raise TracesError if the packages are not installed."""
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -56,7 +56,7 @@ class Tracer:
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
 
     def over(self, generation: Generation, reason: str) -> None:
-        """A request is over: "stop", "length", "abort" or "error"."""
+        """Record a request that is over. `reason` is "stop", "length", "abort" or "error"."""
         submission = generation.submission
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "generate",

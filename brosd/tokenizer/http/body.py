@@ -1,4 +1,4 @@
-"""Reading request bodies: bounded in size and in time."""
+"""Read request bodies, bounded in size and in time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bros.brosd.tokenizer.openai.errors import OpenAIError, too_large
 
 
 async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """The body; ApiError (413, 408) as soon as it is clear that it is too large, or too slow."""
+    """Return the body. Raise OpenAIError (413, 408) as soon as it is too large or too slow."""
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large(max_bytes)
     body = bytearray()

@@ -50,7 +50,7 @@ def generation_endpoints(api: OpenAIService, limits: ServerConfig) -> list[Endpo
 
 
 class Generate:
-    """The ASGI endpoint of one URL that generates text."""
+    """The ASGI application behind one URL that generates text."""
 
     def __init__(self, api: OpenAIService, url: str, limits: ServerConfig) -> None:
         self._api = api
@@ -84,7 +84,7 @@ class Generate:
 
 
 def _bounded(send: Send, timeout_s: float) -> Send:
-    """`send`, which gives a client up that does not read."""
+    """A `send` that gives up on a client that does not read."""
 
     async def bounded(message: Message) -> None:
         try:
@@ -119,8 +119,8 @@ async def _send_events(stream: EventStream, send: Send) -> None:
 async def _refuse_body(error: OpenAIError, receive: Receive, send: Send) -> None:
     """Answer before the body has come, then close the connection.
 
-    Many clients read only when they have sent all, and lose the answer if they are cut off before:
-    so what they send is thrown away for a moment.
+    Many clients read only when they have sent everything, and lose the answer if they are cut off
+    before that: so what they send is thrown away for a moment.
     """
     response = error_response(error, {"connection": "close"})
     start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}

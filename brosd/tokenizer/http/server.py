@@ -16,15 +16,15 @@ from bros.brosd.config import ServerConfig
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than the usual connection pool of a client
-LAST_ANSWERS_S = 2  # for what streams when the process is told to stop
+LAST_ANSWERS_S = 2  # what streams gets this long when the process is told to stop
 
 
 class ListenError(RuntimeError):
-    """The HTTP address cannot be had; the text says which setting to change."""
+    """The HTTP address cannot be used; the text says which setting to change."""
 
 
 def listen(server: ServerConfig) -> socket.socket:
-    """A listening socket at the configured address. Raises ListenError."""
+    """A listening socket at the configured address. Raise ListenError if there can be none."""
     host, port = server.host, server.port
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -39,7 +39,7 @@ def listen(server: ServerConfig) -> socket.socket:
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection that is closed if the headers of a request do not come in time."""
+    """A connection that closes if the headers of a request do not come in time."""
 
     timeout_s: float  # set by `HttpServer`
     _deadline: asyncio.TimerHandle | None = None
@@ -72,7 +72,7 @@ class Protocol(HttpToolsProtocol):
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn, which leaves signals to the daemon."""
+    """uvicorn without its signal handlers: signals are for the daemon."""
 
     def __init__(self, app: ASGIApp, header_timeout_s: float) -> None:
         settings: dict[str, Any] = {

@@ -8,17 +8,17 @@ from bros.brosd.protocol.wire import Logprobs, unpack_floats, unpack_ids
 from bros.brosd.tokenizer.openai.errors import Json
 
 TokenBytes = Callable[[int], bytes]
-Told = tuple[int, Logprobs]  # a token and what is told of it
+TokenLogprobs = tuple[int, Logprobs]  # a token and the log probabilities at its place
 
 
-def chat_logprobs(told: list[Told], token_bytes: TokenBytes) -> Json | None:
-    """The `logprobs` of a chat choice; None if nothing is told."""
-    if not told:
+def chat_logprobs(tokens: list[TokenLogprobs], token_bytes: TokenBytes) -> Json | None:
+    """The `logprobs` of a chat choice; None if there are none."""
+    if not tokens:
         return None
     content = [
         _entry(token_bytes(token), item.logprob)
         | {"top_logprobs": [_entry(token_bytes(top), value) for top, value in _top(item)]}
-        for token, item in told
+        for token, item in tokens
     ]
     return {"content": content, "refusal": None}
 
@@ -34,23 +34,23 @@ class CompletionLogprobs:
         self._token_bytes = token_bytes
         self._offset = 0
 
-    def add(self, told: list[Told]) -> Json | None:
-        if not told:
+    def add(self, tokens: list[TokenLogprobs]) -> Json | None:
+        if not tokens:
             return None
-        tokens = [_text(self._token_bytes(token)) for token, _ in told]
+        texts = [_text(self._token_bytes(token)) for token, _ in tokens]
         offsets = []
-        for token in tokens:
+        for text in texts:
             offsets.append(self._offset)
-            self._offset += len(token)
+            self._offset += len(text)
         return {
-            "tokens": tokens,
-            "token_logprobs": [item.logprob for _, item in told],
-            "top_logprobs": [self._likeliest(token, item) for token, item in told],
+            "tokens": texts,
+            "token_logprobs": [item.logprob for _, item in tokens],
+            "top_logprobs": [self._likeliest(token, item) for token, item in tokens],
             "text_offset": offsets,
         }
 
     def _likeliest(self, token: int, item: Logprobs) -> dict[str, float]:
-        """The likeliest and the sampled one, whichever that is."""
+        """The likeliest tokens and the sampled one, which may be one of them."""
         found = {_text(self._token_bytes(top)): value for top, value in _top(item)}
         return found | {_text(self._token_bytes(token)): item.logprob}
 

@@ -25,13 +25,13 @@ class _NotANumber:
 
 
 def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a body; ApiError (400) if it is malformed or not what `decoder` expects."""
+    """Decode a body. Raise OpenAIError (400) if it is malformed or not what `decoder` expects."""
     try:
         text = body.decode()
         try:
             return decoder.decode(text)
         except msgspec.ValidationError as error:
-            _syntax_decoder.decode(text)  # before a field is blamed: is the rest JSON at all?
+            _syntax_decoder.decode(text)  # is it JSON at all? If not, no field is at fault
             raise _mistyped(str(error)) from None
     except UnicodeDecodeError as error:
         raise _malformed(f"not valid UTF-8 (byte {error.start})") from None
@@ -60,9 +60,9 @@ def _mistyped(message: str) -> OpenAIError:
 
 
 def _explain(text: str, problem: str) -> OpenAIError:
-    """What is wrong with malformed JSON; Python's parser finds more of that than msgspec's.
+    """What is wrong with malformed JSON; Python's parser explains more of it than msgspec's.
 
-    It takes NaN, Infinity and lone surrogates, which are not JSON: they are then looked for.
+    It accepts NaN, Infinity and lone surrogates, which are not JSON, so look for them afterwards.
     """
     try:
         found = _find_illegal(json.loads(text, parse_constant=_NotANumber), "")

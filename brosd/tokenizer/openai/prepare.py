@@ -1,4 +1,4 @@
-"""A request body to the submissions it asks for: text to tokens, defaults, limits."""
+"""Turn a request body into the submissions it asks for: text to tokens, defaults, limits."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from bros.brosd.tokenizer.openai.schema import (
 from bros.brosd.tokenizer.openai.structured_output import Tool, answer_grammar, call_grammar
 from bros.kv import Klass
 
-COMPLETION_TOKENS = 16  # of a completion that says nothing, as OpenAI's
-GREEDY_BELOW = 1e-5  # a temperature that divides logits out of range
+COMPLETION_TOKENS = 16  # of a completion without `max_tokens`, as OpenAI's
+GREEDY_BELOW = 1e-5  # dividing logits by a lower temperature overflows
 SEED_MASK = 2**63 - 1
 SHORT_CHARS = 2048  # encoded at once; a longer text would keep streams waiting
 ENCODER_THREADS = 2
 
 
 class Preparer:
-    """Holds what requests are measured by; one thread pool for long texts."""
+    """Prepares requests for one model; has a thread pool for long texts."""
 
     def __init__(self, codec: Codec, slo: SloConfig) -> None:
         self._codec = codec
@@ -52,7 +52,7 @@ class Preparer:
     async def prepare(
         self, request: ChatRequest | CompletionRequest, max_len: int, *, batch: bool
     ) -> list[Submission]:
-        """`n` submissions per prompt. ApiError (400) if the request cannot be served as it is."""
+        """`n` submissions per prompt. Raise OpenAIError (400) if the request cannot be served."""
         arrived_s = time.monotonic()
         refuse_unsupported(request)
         if request.stream_options is not None and not request.stream and not batch:
@@ -65,7 +65,9 @@ class Preparer:
         if len(prompts) * choices > MAX_PROMPTS:
             raise invalid("n", f"more than {MAX_PROMPTS} choices in one request")
         grammar = await self._grammar(request)
-        if request.num_logprobs is not None:  # what it needs takes a moment to load, once
+        if (
+            request.num_logprobs is not None
+        ):  # the first use loads the vocabulary, which takes a moment
             await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._codec.token_bytes, 0
             )
@@ -87,7 +89,7 @@ class Preparer:
         ]
 
     async def _grammar(self, request: ChatRequest | CompletionRequest) -> str:
-        """What the answer must keep to, empty for any text; ApiError if that cannot be."""
+        """The grammar of the answer; empty for any text. Raise OpenAIError if it is impossible."""
         field, grammar = "response_format", answer_grammar(request.response_format)
         if isinstance(request, ChatRequest) and (tools := request.callable_tools):
             if grammar:
@@ -104,7 +106,7 @@ class Preparer:
         return grammar
 
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
-        """The tokens of a text or a conversation. ApiError if it is neither, or both."""
+        """The tokens of a text or a conversation. Raise OpenAIError if it is neither, or both."""
         if request.messages is not None and request.prompt is None:
             return await self._encode_chat(request.messages, request.tools or [])
         if request.prompt is None or request.messages is not None:
@@ -112,20 +114,22 @@ class Preparer:
         return await self._encode(request.prompt)
 
     async def detokenize(self, request: DetokenizeRequest) -> str:
-        """The text of tokens, with those that control the model."""
+        """The text of tokens, special tokens included."""
         self._check_ids(request.tokens, "tokens")
         loop = asyncio.get_running_loop()
         decode = self._codec.decode_all
         return await loop.run_in_executor(self._threads, decode, request.tokens)
 
-    async def _encode_chat(self, messages: list[ChatMessage], callable_: list[Tool]) -> list[int]:
+    async def _encode_chat(self, messages: list[ChatMessage], tools: list[Tool]) -> list[int]:
         plain = [_plain(message, index) for index, message in enumerate(messages)]
-        tools = [msgspec.to_builtins(tool) for tool in callable_]
+        plain_tools = [msgspec.to_builtins(tool) for tool in tools]
         num_chars = sum(len(message["content"]) for message in plain)
-        if num_chars <= SHORT_CHARS and not tools:
+        if num_chars <= SHORT_CHARS and not plain_tools:
             return self._codec.encode_chat(plain)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._codec.encode_chat, plain, tools)
+        return await loop.run_in_executor(
+            self._threads, self._codec.encode_chat, plain, plain_tools
+        )
 
     async def _encode_prompts(self, request: CompletionRequest) -> list[list[int]]:
         encoded = []
@@ -165,7 +169,7 @@ class Preparer:
 
 
 def _plain(message: ChatMessage, index: int) -> dict[str, Any]:
-    """A message as chat templates expect it: content as one text, no role that only OpenAI has."""
+    """A message as chat templates expect it: content as one text, without OpenAI's own roles."""
     if message.content is None and not message.tool_calls:
         raise invalid(f"messages[{index}].content", "is required", "missing_field")
     content = message.content or ""
@@ -186,7 +190,7 @@ def _plain(message: ChatMessage, index: int) -> dict[str, Any]:
 
 
 def _called(call: ToolCall, field: str) -> dict[str, Any]:
-    """A call as templates expect it: its arguments are no text, but what the text stands for."""
+    """A call as chat templates expect it: its arguments are an object instead of its JSON."""
     try:
         arguments = msgspec.json.decode(call.function.arguments)
     except msgspec.DecodeError as error:
@@ -196,7 +200,7 @@ def _called(call: ToolCall, field: str) -> dict[str, Any]:
 
 
 def _max_tokens(request: ChatRequest | CompletionRequest, num_prompt: int, max_len: int) -> int:
-    """How many tokens may be sampled. ApiError if the context has no room for so many."""
+    """How many tokens may be sampled. Raise OpenAIError if the context has no room for them."""
     left = max_len - num_prompt
     field = "messages" if isinstance(request, ChatRequest) else "prompt"
     if left < 1:
@@ -222,7 +226,7 @@ def _too_long(param: str, problem: str, max_len: int) -> OpenAIError:
 
 
 def _samplings(request: GenerationRequest, choices: int, grammar: str) -> list[Sampling]:
-    """How each choice of a prompt is drawn: with seeds of their own."""
+    """How each choice of a prompt is sampled: each has a seed of its own."""
     first = _sampling(request, grammar)
     seeds = [(first.seed + number) & SEED_MASK for number in range(choices)]
     return [msgspec.structs.replace(first, seed=seed) for seed in seeds]

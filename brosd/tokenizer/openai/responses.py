@@ -25,9 +25,9 @@ def usage(num_prompt: int, num_output: int) -> Json:
 
 @dataclass
 class ResponseBuilder(ABC):
-    """One answer in the making. `prompts` are the token ids of each choice's prompt.
+    """Builds one answer. `prompts` are the token ids of each choice's prompt.
 
-    A prompt that has `n` choices counts once. `tools` are the names of what may be called.
+    A prompt that has `n` choices counts once. `tools` names what may be called.
     """
 
     model: str
@@ -52,7 +52,7 @@ class ResponseBuilder(ABC):
         return sum(len(prompt) for prompt in self.prompts[:: self.n])
 
     def whole(self, choices: list[Delta], num_output: int) -> Json:
-        """The answer of a request that does not stream: all text of choice i in `choices[i]`."""
+        """The answer to a request that does not stream: all text of choice i is in `choices[i]`."""
         body = self._frame(self.whole_object, [self.choice(choice) for choice in choices])
         return body | {"usage": usage(self.num_prompt, num_output)}
 

@@ -1,4 +1,4 @@
-"""The OpenAI request bodies. Fields that nobody here knows are ignored, as vLLM does."""
+"""OpenAI's request bodies. Fields that are not named here are ignored, as vLLM does."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class StreamOptions(msgspec.Struct):
 
 
 class SloMs(msgspec.Struct):
-    """Latency objectives of this request; what is left out is as configured."""
+    """Latency objectives of this request; the configuration has the default."""
 
     ttft_ms: Milliseconds | None = None
     tpot_ms: Milliseconds | None = None
@@ -101,7 +101,7 @@ class NotYet(msgspec.Struct, kw_only=True):
     continue_final_message: Any = None
 
 
-# Values that ask for what happens anyway; None and empty lists and objects do so everywhere.
+# Values that ask for what happens anyway; so do None and empty lists and objects everywhere.
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -170,7 +170,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     @property
     def callable_tools(self) -> list[Tool]:
-        """The tools that this answer may call. ApiError if one must be called and none is there."""
+        """The tools that this answer may call.
+
+        Raise OpenAIError if the answer must call a tool and there is none.
+        """
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise invalid("tool_choice", "goes with 'tools' only")
         return [] if self.tool_choice == "none" else self.tools or []
@@ -188,7 +191,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     @property
     def prompts(self) -> list[tuple[str, str | list[int]]]:
-        """The prompts one by one, each with the name of its field. ApiError if they are mixed."""
+        """The prompts, each with the name of its field. Raise OpenAIError if their kinds differ."""
         if isinstance(self.prompt, str):
             return [("prompt", self.prompt)]
         if not self.prompt:
@@ -224,7 +227,7 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True):
 
 
 def refuse_unsupported(request: GenerationRequest) -> None:
-    """ApiError for a field that would change the answer if it were supported."""
+    """Raise OpenAIError for a field that would change the answer if it were supported."""
     for name in NotYet.__struct_fields__:
         value = getattr(request, name)
         if value not in (None, [], {}) and not _is_harmless(name, value):

@@ -1,4 +1,4 @@
-"""One way to answer an OpenAI request, for HTTP, the ZeroMQ edge and the lines of batch jobs."""
+"""Answer an OpenAI request the same way for HTTP, local clients and the lines of batch jobs."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ class EventStream:
 
 
 class OpenAIService:
-    """Answers the requests of all clients. Raises ApiError for those it cannot answer."""
+    """Answers the requests of all clients. Its methods raise OpenAIError for a refused request."""
 
-    def __init__(self, config: Config, engine: LiveRequests, preparer: Preparer) -> None:
+    def __init__(self, config: Config, live_requests: LiveRequests, preparer: Preparer) -> None:
         self._max_body_bytes = config.server.max_body_bytes
         self._model = config.model.name
-        self._engine = engine
+        self._live_requests = live_requests
         self._preparer = preparer
 
     @property
     def model(self) -> str:
         """The name under which the model is asked for."""
-        stats = self._engine.stats
+        stats = self._live_requests.stats
         return stats.model if stats else self._model
 
     def models(self) -> Json:
@@ -78,7 +78,7 @@ class OpenAIService:
             "object": "model",
             "created": 0,
             "owned_by": "bros",
-            "max_model_len": self._engine.max_len or None,
+            "max_model_len": self._live_requests.max_len or None,
         }
 
     async def tokenize(self, body: bytes) -> Json:
@@ -86,7 +86,11 @@ class OpenAIService:
         request = parse(body, _tokenize_decoder)
         self._check_model(request.model or self.model)
         ids = await self._preparer.tokenize(request)
-        return {"count": len(ids), "max_model_len": self._engine.max_len or None, "tokens": ids}
+        return {
+            "count": len(ids),
+            "max_model_len": self._live_requests.max_len or None,
+            "tokens": ids,
+        }
 
     async def detokenize(self, body: bytes) -> Json:
         """The answer to POST /detokenize."""
@@ -96,24 +100,24 @@ class OpenAIService:
 
     async def handle(self, url: str, body: bytes) -> bytes | EventStream:
         """The answer to POST `url`."""
-        with _guard():
+        with _unforeseen_errors():
             submissions, answer, with_usage = await self._prepare(url, body, batch=False)
             if not submissions[0].stream:
                 return await self._whole(submissions, answer)
             chunks = self._chunks(submissions, answer, with_usage)
-            # The first token decides: a refusal before it is still an HTTP status of its own.
+            # A refusal before the first token still has an HTTP status of its own.
             return EventStream(await anext(chunks), chunks)
 
     async def handle_line(self, url: str, body: bytes) -> bytes:
         """The answer to the request in a line of a batch job: best-effort, never streamed."""
-        with _guard():
+        with _unforeseen_errors():
             submissions, answer, _ = await self._prepare(url, body, batch=True)
             return await self._whole(submissions, answer)
 
     async def _prepare(
         self, url: str, body: bytes, *, batch: bool
     ) -> tuple[list[Submission], ResponseBuilder, bool]:
-        """What to send to the daemon, what to make of it, and whether a stream tells its usage."""
+        """What to send to the daemon, what builds the answer, and whether a stream has usage."""
         if url not in URLS:
             raise no_such_url(url)
         if len(body) > self._max_body_bytes:
@@ -124,8 +128,10 @@ class OpenAIService:
         else:
             request = parse(body, _completion_decoder)
         self._check_model(request.model)
-        self._engine.check_open()
-        submissions = await self._preparer.prepare(request, self._engine.max_len, batch=batch)
+        self._live_requests.check_open()
+        submissions = await self._preparer.prepare(
+            request, self._live_requests.max_len, batch=batch
+        )
         options = request.stream_options
         with_usage = options is not None and bool(options.include_usage)
         return submissions, self._answer(request, submissions), with_usage
@@ -153,30 +159,30 @@ class OpenAIService:
         )
 
     async def _whole(self, submissions: list[Submission], answer: ResponseBuilder) -> bytes:
-        async with self._engine.run(submissions) as run:
-            choices = {delta.index: delta async for delta in run}
+        async with self._live_requests.submit(submissions) as deltas:
+            choices = {delta.index: delta async for delta in deltas}
             ordered = [choices[index] for index in range(len(submissions))]
-            return _encode(answer.whole(ordered, run.num_tokens))
+            return _encode(answer.whole(ordered, deltas.num_tokens))
 
     async def _chunks(
         self, submissions: list[Submission], answer: ResponseBuilder, with_usage: bool
     ) -> AsyncGenerator[bytes, None]:
         extra: Json = {"usage": None} if with_usage else {}
-        with _guard():
-            async with self._engine.run(submissions) as run:
+        with _unforeseen_errors():
+            async with self._live_requests.submit(submissions) as deltas:
                 opening = answer.opening()
-                async for delta in run:
+                async for delta in deltas:
                     while opening:
                         yield _encode(opening.pop(0) | extra)
                     if delta.text or delta.finish or delta.logprobs or answer.with_token_ids:
                         yield _encode(answer.chunk(delta) | extra)
                 if with_usage:
-                    yield _encode(answer.closing(run.num_tokens))
+                    yield _encode(answer.closing(deltas.num_tokens))
 
 
 @contextmanager
-def _guard() -> Iterator[None]:
-    """A mistake of ours is an ApiError (500) for the client and a traceback in the log."""
+def _unforeseen_errors() -> Iterator[None]:
+    """Raise OpenAIError (500) for any other exception, and log its traceback."""
     try:
         yield
     except OpenAIError:

@@ -1,4 +1,4 @@
-"""`response_format`, `tools` and `tool_choice`: what clients send, and the grammars they mean."""
+"""`response_format`, `tools` and `tool_choice`: what clients send, and their grammars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bros.brosd.tokenizer.openai.errors import invalid
 
 MAX_TOOLS = 128
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
-# One line, spaced as in most text that models learn from: free white space has no end.
+# One line, spaced as in most training text: a model may never end white space that is free.
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 Schema = dict[str, Any]
@@ -21,7 +21,7 @@ FunctionName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
 
 
 class JsonSchema(msgspec.Struct):
-    """The `json_schema` of a response format. It is always kept to, strict or not."""
+    """The `json_schema` of a response format. Every answer follows it, `strict` or not."""
 
     schema: Schema
     name: str | None = None
@@ -30,7 +30,7 @@ class JsonSchema(msgspec.Struct):
 
 
 class ResponseFormat(msgspec.Struct):
-    """What form the answer has."""
+    """The form of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -68,14 +68,14 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
 def json_grammar(schema: Schema) -> str:
-    """A grammar of the JSON texts that a schema allows."""
+    """The grammar of the JSON texts that a schema allows."""
     text = json.dumps(schema)
     grammar: str = LLMatcher.grammar_from_json_schema(text, overrides=JSON_STYLE)
     return grammar
 
 
 def answer_grammar(wanted: ResponseFormat | None) -> str:
-    """The grammar of a response format, empty if any text will do."""
+    """The grammar of a response format; empty if any text will do."""
     if wanted is None or wanted.type == "text":
         return ""
     if wanted.type == "json_object":
@@ -86,7 +86,7 @@ def answer_grammar(wanted: ResponseFormat | None) -> str:
 
 
 def call_grammar(tools: list[Tool], choice: ToolChoice | None) -> str:
-    """The grammar of an answer that must call a tool; empty if it need not."""
+    """The grammar of an answer that must call a tool; empty if it need not call one."""
     match choice:
         case "required":
             named = tools

@@ -1,4 +1,4 @@
-"""Tool calls in an answer's text: found as it comes, so that no part of one is shown as text.
+"""Find tool calls in an answer's text as it comes, so that no part of a call is sent as text.
 
 Two ways of writing them are known: `<tool_call>{"name": ..., "arguments": ...}</tool_call>`, as
 Hermes and Qwen do, and an answer that is one such object and nothing else, as Llama's.
@@ -18,7 +18,7 @@ _BLOCK = re.compile(rf"{OPEN}\s*(.*?)\s*(?:{CLOSE}|\Z)", re.DOTALL)
 
 
 class ToolText:
-    """Text in, text out, until it may be a call; what is held is judged at the end."""
+    """Passes text on until it may be a call; decides at the end about what it held back."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
@@ -26,7 +26,7 @@ class ToolText:
         self._sent = 0
 
     def push(self, text: str) -> str:
-        """The part of the text so far that is certainly no call."""
+        """The next part of the text that is certainly not in a call."""
         self._text += text
         if self._text.lstrip()[:1] in ("", "{"):
             return ""

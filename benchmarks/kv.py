@@ -1,4 +1,4 @@
-"""KV modes under memory pressure, on the live system: `python benchmarks/kv.py`.
+"""KV modes under memory pressure, on the live system: `python -m benchmarks.kv`.
 
 RT requests in bursts (Poisson, for five seconds of each fifteen) over a closed loop of BE requests,
 in a pool of a tenth of what these would like to have; the same trace for each mode.
@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from statistics import mean
 
 import httpx
-from daemon import Daemon, Metrics, daemon
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.daemon import Daemon, daemon
+from bros.cli.bench.servers import Metrics
 
 MODEL = "smollm2-135m-instruct"
 BE_IN_FLIGHT, BE_INPUT, BE_OUTPUT = 64, 300, 96

@@ -26,8 +26,8 @@ class Floor:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        self._weights = sum(parameter.numel() for parameter in model.parameters())
-        embedding = model.get_input_embeddings().weight.numel()
+        self._weights: int = sum(parameter.numel() for parameter in model.parameters())
+        embedding: int = model.get_input_embeddings().weight.numel()
         tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
         self._read = self._weights - (0 if tied else embedding)  # of those, a token needs a row
         self._multiplied = self._read - (

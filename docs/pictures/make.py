@@ -50,7 +50,7 @@ def main() -> int:
     }
     shutil.copy(BATCH, folder / "batch.jsonl")
     try:
-        command = [BIN / "brosd", "start", "--detach", "--set", f"kv.pool_bytes={POOL_BYTES}"]
+        command = [str(BIN / "brosd"), "start", "--detach", "--set", f"kv.pool_bytes={POOL_BYTES}"]
         subprocess.run(command, env=environ, check=True)
         take_all(lambda *words, size: Terminal([str(BIN / "bros"), *words], environ, folder, *size))
     finally:

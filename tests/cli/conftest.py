@@ -300,10 +300,12 @@ def environ(runtime: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def bros(environ: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+def bros(
+    environ: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[bytes]]:
     """Run `bros ARGUMENTS` to its end, in an empty folder."""
 
-    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [sys.executable, "-m", "bros.cli.app", *arguments],
             input=stdin,

@@ -104,7 +104,8 @@ def test_parts_are_bounded_in_bytes(client: Client, tokenizer: Any) -> None:
 
 def test_results_are_paged(client: Client) -> None:
     client.put_job("j", [b'{"url": "/v1/completions"}'] * 25)
-    after, pages = 0, []
+    pages: list[list[bytes]] = []
+    after = 0
     while not pages or pages[-1]:
         page = client.fetch("j", after)
         after = page.next

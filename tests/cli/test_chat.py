@@ -20,7 +20,7 @@ TIMINGS = rb"TTFT \d+ ms, TPOT \d+\.\d ms, 5 tokens, \d+\.\d tokens/s"
 
 
 def body(ask: wire.OpenAIRequest) -> dict[str, Any]:
-    return msgspec.json.decode(ask.body)
+    return msgspec.json.decode(ask.body, type=dict[str, Any])
 
 
 def test_once(tokenizer: Any, bros: Bros) -> None:

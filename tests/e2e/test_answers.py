@@ -8,15 +8,23 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
-from openai.types.chat import ChatCompletionToolParam
+from openai.types.chat import (
+    ChatCompletionMessageParam,
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionToolParam,
+)
+from openai.types.shared_params import ResponseFormatJSONSchema
 
 from harness import FLOAT32, MakeServer, Server, wait_until
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of France?"}
+]
 # The default model's template has no tools; this one writes them, calls and results as Qwen does.
 TEMPLATE = """{%- for m in messages %}<|im_start|>{{ m.role }}
 {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>
@@ -35,7 +43,10 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-PERSON_FORMAT = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+PERSON_FORMAT: ResponseFormatJSONSchema = {
+    "type": "json_schema",
+    "json_schema": {"name": "person", "schema": PERSON},
+}
 WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {
@@ -77,7 +88,13 @@ def model(client: openai.OpenAI) -> str:
 
 
 def test_choices_differ_and_repeat(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "My name is", "max_tokens": 8, "n": 3, "seed": 5}
+    asked: dict[str, Any] = {
+        "model": model,
+        "prompt": "My name is",
+        "max_tokens": 8,
+        "n": 3,
+        "seed": 5,
+    }
     answer = client.completions.create(**asked)
     texts = [choice.text for choice in answer.choices]
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
@@ -113,7 +130,12 @@ def test_log_probabilities_of_a_chat(client: openai.OpenAI, model: str) -> None:
 
 
 def test_log_probabilities_of_a_completion(client: openai.OpenAI, model: str) -> None:
-    asked = {"model": model, "prompt": "One, two,", "max_tokens": 6, "temperature": 0}
+    asked: dict[str, Any] = {
+        "model": model,
+        "prompt": "One, two,",
+        "max_tokens": 6,
+        "temperature": 0,
+    }
     told = client.completions.create(**asked, logprobs=2).choices[0]
     assert told.logprobs is not None
     tokens, offsets = told.logprobs.tokens, told.logprobs.text_offset
@@ -181,7 +203,7 @@ def test_a_grammar_outlives_a_killed_worker(server: Server, model: str) -> None:
     "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}]
 )
 def test_a_tool_that_must_be_called(client: openai.OpenAI, model: str, choice: object) -> None:
-    asked = {
+    asked: dict[str, Any] = {
         "model": model,
         "messages": QUESTION,
         "tools": [WEATHER],
@@ -207,7 +229,7 @@ def test_a_tool_that_must_be_called(client: openai.OpenAI, model: str, choice: o
 
 
 def test_tokens_and_text(server: Server) -> None:
-    def post(url: str, body: dict) -> httpx.Response:
+    def post(url: str, body: dict[str, Any]) -> httpx.Response:
         return httpx.post(f"{server.url}{url}", json=body)
 
     plain = post("/tokenize", {"prompt": "Once upon a time"}).json()
@@ -245,7 +267,7 @@ def test_what_cannot_be_is_told(server: Server, model: str, field: str, value: o
 def test_tools_need_a_place_in_the_template(
     client: openai.OpenAI, model: str, server: Server
 ) -> None:
-    named = {"type": "function", "function": {"name": "other"}}
+    named: ChatCompletionNamedToolChoiceParam = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(openai.BadRequestError, match="no tool 'other'"):
         client.chat.completions.create(
             model=model, messages=QUESTION, tools=[WEATHER], tool_choice=named

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def line(index: int, **changes: object) -> str:
     return json.dumps({**request, "body": body})
 
 
-def results(path: Path) -> dict[str, dict]:
+def results(path: Path) -> dict[str, dict[str, Any]]:
     rows = [json.loads(text) for text in path.read_text().splitlines()]
     assert len({row["custom_id"] for row in rows}) == len(rows)
     return {row["custom_id"]: row for row in rows}

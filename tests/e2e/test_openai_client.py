@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openai
 import pytest
+from openai.types.chat import ChatCompletionMessageParam
 
 from harness import MODEL, MakeServer, Server
 
@@ -18,7 +21,9 @@ def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: list[ChatCompletionMessageParam] = [
+    {"role": "user", "content": "What is the capital of France?"}
+]
 
 
 def test_models(client: openai.OpenAI) -> None:
@@ -74,7 +79,12 @@ def test_completion_of_text_and_of_ids(client: openai.OpenAI, tier: str) -> None
 
 
 def test_completion_streams(client: openai.OpenAI) -> None:
-    arguments = {"model": MODEL, "prompt": "One, two,", "max_tokens": 10, "temperature": 0}
+    arguments: dict[str, Any] = {
+        "model": MODEL,
+        "prompt": "One, two,",
+        "max_tokens": 10,
+        "temperature": 0,
+    }
     whole = client.completions.create(**arguments).choices[0].text
     pieces = [
         chunk.choices[0].text for chunk in client.completions.create(**arguments, stream=True)
@@ -95,7 +105,7 @@ def test_sampling_is_repeated_by_its_seed(client: openai.OpenAI) -> None:
 
 
 def test_stop_strings_end_the_text_before_them(client: openai.OpenAI) -> None:
-    arguments = {"model": MODEL, "messages": QUESTION, "temperature": 0}
+    arguments: dict[str, Any] = {"model": MODEL, "messages": QUESTION, "temperature": 0}
     answer = client.chat.completions.create(**arguments, stop=[" Paris"])
     assert answer.choices[0].message.content == "The capital of France is"
     assert answer.choices[0].finish_reason == "stop"

@@ -133,7 +133,7 @@ FRAMES = st.one_of(
 @pytest.mark.usefixtures("nothing_left")
 def test_garbage_frames(daemon: Daemon) -> None:
     """At the clients' socket and at the process's own; then both work as before."""
-    context = zmq.Context.instance()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     edge = context.socket(zmq.DEALER)
     edge.connect(ipc(daemon.runtime / "client.sock"))
     inbox = context.socket(zmq.PUSH)

@@ -104,7 +104,7 @@ class Streams:
                 self._stopping.wait(0.2)
 
     def _stream(self) -> str | None:
-        pieces = []
+        pieces: list[str] = []
         try:
             with httpx.stream("POST", self._url, json=STREAM_BODY, timeout=60.0) as answer:
                 for event in answer.iter_lines():

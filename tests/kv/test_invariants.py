@@ -30,7 +30,7 @@ HUNT = settings(STEPS, max_examples=1000, phases=[Phase.generate], database=None
 
 
 def test_invariants_hold() -> None:
-    run_state_machine_as_test(KvMachine, settings=STEPS)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(KvMachine, settings=STEPS)
     assert KvMachine.num_steps >= 200_000
 
 
@@ -56,4 +56,4 @@ def test_a_mutation_of_a_rule_is_found(
 ) -> None:
     monkeypatch.setattr(where, rule, mutation)
     with pytest.raises((AssertionError, IndexError, KeyError)):
-        run_state_machine_as_test(KvMachine, settings=HUNT)  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(KvMachine, settings=HUNT)

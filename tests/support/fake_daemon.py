@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -108,7 +109,7 @@ class Daemon:
             self.emit(rid, token, wire.FinishReason.NONE)
         self.emit(rid, EOS, wire.FinishReason.STOP)
 
-    def post(self, body: dict, url: str = "/v1/chat/completions") -> httpx.Response:
+    def post(self, body: dict[str, Any], url: str = "/v1/chat/completions") -> httpx.Response:
         return httpx.post(f"{self.url}{url}", json=body, timeout=30.0)
 
 

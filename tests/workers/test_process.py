@@ -74,8 +74,9 @@ def test_from_hello_to_stop(daemon: Daemon) -> None:
     sampled = []
     for step, (start, count) in enumerate([(0, 3), (3, 2), (5, 1), (6, 1)]):
         allocator.grow(row, start + count)
-        columns = (wire.pack_ids([number]) for number in (row, start, count))
-        daemon.outbox.send(wire.StepPlan(step, *columns, new_rows=[new_row] if step == 0 else []))
+        rows, starts, counts = (wire.pack_ids([number]) for number in (row, start, count))
+        new_rows = [new_row] if step == 0 else []
+        daemon.outbox.send(wire.StepPlan(step, rows, starts, counts, new_rows))
         done = daemon.recv()
         assert isinstance(done, wire.StepDone)
         assert (done.generation, done.step) == (7, step)

@@ -14,7 +14,7 @@ def test_messages_arrive_in_order_and_garbage_does_not(short_dir: Path) -> None:
     async def talk() -> list[int]:
         inbox: Inbox[wire.ToDaemon] = Inbox(short_dir / "daemon.sock", wire.ToDaemon)
         outbox: Outbox[wire.ToDaemon] = Outbox(short_dir / "daemon.sock")
-        stranger = zmq.Context.instance().socket(zmq.PUSH)
+        stranger: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
         stranger.connect(ipc(short_dir / "daemon.sock"))
         stranger.send(b"\xc1garbage")
         for rid in range(100):

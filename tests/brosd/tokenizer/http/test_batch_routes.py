@@ -100,10 +100,15 @@ def test_lists_come_in_pages(client: openai.OpenAI) -> None:
 
 
 def test_a_cancelled_batch_keeps_what_is_done(daemon: Daemon, client: openai.OpenAI) -> None:
+    def completed() -> int:
+        counts = client.batches.retrieve(batch.id).request_counts
+        assert counts is not None
+        return counts.completed
+
     batch = submit(client, jsonl(0, 1))
     admits = [daemon.recv_admit() for _ in range(2)]
     daemon.answer(admits[0].rid, TEXT)
-    wait_until(lambda: client.batches.retrieve(batch.id).request_counts.completed == 1)
+    wait_until(lambda: completed() == 1)
     cancelled = client.batches.cancel(batch.id)
     assert daemon.recv() == wire.Abort(admits[1].rid)
     assert cancelled.status == "cancelled"

@@ -8,8 +8,9 @@ import pytest
 from bros.brosd.protocol.wire import Sampling, Slo
 from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.brosd.scheduling.policies import Agenda
+from bros.brosd.scheduling.ranking import AIM, FLOOR
 from bros.brosd.scheduling.request import Request
-from bros.brosd.scheduling.slo_policy import AIM, FLOOR, PACE, RESERVE, SloPolicy
+from bros.brosd.scheduling.slo_policy import PACE, RESERVE, SloPolicy
 from bros.kv import Klass
 
 TTFT_S, TPOT_S = 0.5, 0.08

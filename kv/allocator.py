@@ -32,7 +32,7 @@ class Allocator(PoolState):
 
     def preempt_row(self, index: int) -> None:
         """Close the row of a request that must wait again, and count what it loses."""
-        self._reclaimer.count_loss_of_all(self._rows[index])
+        self._reclaimer.count_lost_row(self._rows[index])
         self.close_row(index)
 
     # -- plans -----------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ class Blocks:
 
     def read(self, block: int, klass: Klass) -> None:
         """Add a reader to a published block."""
-        if self.readers(block) == 0:
+        if self._refs[block] == 0:
             self.free.revive(block, self.index.klass_of(block))
         self._refs[block] += 1
         self.index.used_by(block, klass)

@@ -119,7 +119,7 @@ class PoolState:
 
     def is_hurt(self, row: int) -> bool:
         """Whether the row has lost tokens that it had."""
-        return self._rows.is_hurt(self._rows[row])
+        return self._rows.is_hurt(row)
 
     def lacking(self, row: int) -> int:
         """Return how many blocks the row must take before it can hold all its known tokens."""

@@ -177,13 +177,13 @@ class BlockReclaimer:
 
     # -- counting --------------------------------------------------------------------------------
 
-    def count_loss_of_all(self, row: Row) -> None:
-        """Count that the row loses all its blocks, without copies, because it will be closed."""
+    def count_lost_row(self, row: Row) -> None:
+        """Count the loss of all the row's KV; the row is about to be closed, without copies."""
         self._count_loss(row, len(row.blocks), row.resident)
 
     def _count_loss(self, row: Row, num_blocks: int, num_tokens: int) -> None:
         """Count a loss before it happens; a row that is hurt already is not preempted again."""
-        if not self._rows.is_hurt(row):
+        if not self._rows.is_hurt(row.index):
             self._counters.preemptions[row.klass] += 1
         self._counters.preempted_blocks += num_blocks
         self._counters.preempted_tokens[row.klass] += num_tokens

@@ -61,7 +61,7 @@ class KvReuse:
         if not self._options.prefix or (index + 1) * self._size >= len(chain):
             return None
         block = self._blocks.index.find(chain.digest(index))
-        if block is None or self._blocks.readers(block) < readers:
+        if block is None or (readers and self._blocks.readers(block) < readers):
             return None
         return block
 

@@ -77,9 +77,9 @@ class RowTable:
         row.written = min(row.written, resident)
         self._resident_len[row.index] = resident
 
-    def is_hurt(self, row: Row) -> bool:
+    def is_hurt(self, index: int) -> bool:
         """Whether the row has lost tokens that it had."""
-        hurt: bool = row.resident < self._num_tokens[row.index]
+        hurt: bool = self._resident_len[index] < self._num_tokens[index]
         return hurt
 
     def push_block(self, row: Row, block: int) -> None:

@@ -66,7 +66,8 @@ class PrefixIndex:
 
     def used_by(self, block: int, klass: Klass) -> None:
         """Note a reader: an RT reader makes a BE block an RT block."""
-        self._klass_of[block] = min(klass, self._klass_of[block])
+        if klass is Klass.RT:
+            self._klass_of[block] = klass
 
     def withdraw(self, block: int) -> None:
         """Forget the block: its content is about to change."""

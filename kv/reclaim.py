@@ -179,7 +179,8 @@ class BlockReclaimer:
 
     def count_lost_row(self, row: Row) -> None:
         """Count the loss of all the row's KV; the row is about to be closed, without copies."""
-        self._count_loss(row, len(row.blocks), row.resident)
+        if row.blocks:
+            self._count_loss(row, len(row.blocks), row.resident)
 
     def _count_loss(self, row: Row, num_blocks: int, num_tokens: int) -> None:
         """Count a loss before it happens; a row that is hurt already is not preempted again."""

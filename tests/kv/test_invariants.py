@@ -1,8 +1,8 @@
-"""The block table's invariants hold under any sequence of operations, and the test can tell.
+"""The block table's invariants hold under any sequence of operations, and the test would notice.
 
-Four mutations, each of one rule, must make it fail: an RT tail that grows does not shorten the BE
-tail in its block; a save is noted but not logged; a block that somebody else reads is preempted; a
-block that its last row leaves is not given back.
+Four mutations, each of one rule, must make it fail: a growing RT tail does not shorten the BE tail
+in its block; a copy is noted but not logged; a block that another row reads is preempted; a block
+that its last row leaves does not become free.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """An allocator, a worker that does what the table says, and a hypothesis machine that drives both.
 
-The worker keeps in each slot what it was given: a number made of all tokens up to its own. So a
-slot that was overwritten, lost or restored wrongly is seen by whoever reads it.
+The worker writes a number into each slot that depends on all tokens up to the slot's own. So a row
+that reads a slot notices if it was overwritten, lost or restored wrongly.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ GEOMETRY = TableGeometry(NUM_BLOCKS, BLOCK, MAX_ROWS, MAX_LEN, HOST_SLOTS, MAX_C
 
 
 def content(tokens: list[int], position: int) -> int:
-    """What the KV of a token depends on: itself and all before it."""
+    """Stand for the KV of a token, which depends on the token and all before it."""
     return hash(tuple(tokens[: position + 1]))
 
 
 class ModelWorker:
-    """Pool and host pool of one number per slot; runs copy logs and chunks as a worker must."""
+    """A pool and a host pool with one number per slot; runs copies and chunks as a worker must."""
 
     def __init__(self, table: BlockTable) -> None:
         self.table = table
@@ -62,7 +62,7 @@ class ModelWorker:
             self.pool[block, slot_of(klass, position, size)] = content(tokens, position)
 
     def read(self, row: int, tokens: list[int], num_tokens: int) -> None:
-        """Fail unless all resident tokens are where attention looks for them."""
+        """Fail unless attention would find all resident tokens of the row."""
         klass, size = Klass(int(self.table.klass[row])), self.table.geometry.block_size
         for first in range(0, num_tokens, size):
             end = min(first + size, num_tokens)
@@ -117,7 +117,7 @@ class KvMachine(RuleBasedStateMachine):
 
     @rule(klass=st.sampled_from(Klass), length=st.integers(1, 20), variant=st.integers(0, 2))
     def admit(self, klass: Klass, length: int, variant: int) -> None:
-        """Prompts of one kind agree in their first two blocks, or in everything."""
+        """Open a row. All prompts begin with the same two blocks; a variant has its own rest."""
         if len(self.tokens) < MAX_ROWS:
             tokens = [position if position < 8 else variant for position in range(length)]
             row = self.allocator.open_row(klass, TokenChain(tokens, BLOCK))
@@ -146,7 +146,7 @@ class KvMachine(RuleBasedStateMachine):
         )
     )
     def plan_more(self, chunks: list[tuple[int, int, bool]]) -> None:
-        """Plan the next tokens of some rows, by force if need be."""
+        """Plan the next tokens of some rows; some of them may take blocks of BE rows."""
         for which, count, forceful in chunks:
             row = self.pick(list(self.tokens), which)
             if row is not None:
@@ -154,7 +154,7 @@ class KvMachine(RuleBasedStateMachine):
 
     @rule()
     def decode(self) -> None:
-        """All rows that lack one token get it, real-time ones first, and then another."""
+        """Compute each row that lacks one token, RT first, and append the next one to it."""
         for row in sorted(self.tokens, key=self.klass):
             missing = len(self.tokens[row]) - self.allocator.resident(row)
             if row not in self.plan and missing == 1:
@@ -177,7 +177,7 @@ class KvMachine(RuleBasedStateMachine):
             self.must_lack(row, end)
 
     def must_lack(self, row: int, end: int) -> None:
-        """RT may fail only for blocks of RT, or of what is in the plan already."""
+        """RT may only lack blocks if RT rows and rows in the plan hold the others."""
         table = self.allocator.table
         kept = set()
         for other in self.tokens:
@@ -201,13 +201,13 @@ class KvMachine(RuleBasedStateMachine):
 
     @rule(cheap=st.booleans())
     def reprice(self, cheap: bool) -> None:
-        """From now on copies pay, or recomputing does."""
+        """Let copies pay from now on, or recomputing."""
         self.costs.compute_s_per_token = 1.0
         self.costs.copy_s_per_block = 0.0 if cheap else 100.0
 
     @rule()
     def run(self) -> None:
-        """The worker runs the plan; every resident token must then be where it belongs."""
+        """Run the plan; then every resident token must be where it belongs."""
         self.worker.copy(self.allocator.num_copies)
         for row, (start, end) in self.plan.items():
             self.worker.write(row, self.tokens[row], start, end)

@@ -41,7 +41,7 @@ class Budget:
         missing = known - start
         least = min(missing, MIN_CHUNK)
         count = min(missing, self._tokens)
-        if math.isfinite(self.left_s):
+        if self.left_s < math.inf:
             count = min(count, self._affordable(start, missing))
             if count < least and (urgent or self.empty):
                 count = min(least, self._tokens)

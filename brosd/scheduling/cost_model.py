@@ -4,8 +4,12 @@
              + c4 * sum(chunk * (past + chunk / 2)) + c5 * copied blocks)
 
 Weighted non-negative least squares over the past, which fades: weights are 1 / T**2, so that
-relative errors count, and old iterations lose half their weight in a few hundred new ones. `s`, the
+relative errors count, and old iterations lose half their weight in a few hundred new ones. A little
+evidence never fades, so that a term keeps its value however long no iteration shows it. `s`, the
 slowness, follows the last ten or so: what else a host does comes and goes within seconds.
+
+No function here raises an exception, whatever the clock does: a measurement that is no duration is
+not learnt from.
 """
 
 from __future__ import annotations
@@ -18,14 +22,24 @@ from operator import mul
 import numpy as np
 
 FADING = 0.997
+KEPT = 0.01  # the share of a profile's evidence that never fades: less than one iteration
 REFIT_EVERY = 8  # iterations
 SWEEPS = 20  # of coordinate descent; it starts from the last solution
 WINDOW = 200  # residuals that the margin and the reported error are taken from
 FOLLOWING = 0.1  # of a surprise, the logarithm of measured over predicted, goes into the slowness
 SURPRISE = 0.3  # the most that counts as one: a single hiccup says little
-PRIOR_WEIGHT = 0.1  # of the guess, in iterations: real ones outweigh it at once
+SLOWNESS = (0.01, 100.0)  # least and most: what is beyond is for the coefficients
+SHORTEST_S, LONGEST_S = 1e-4, 1e4  # what an iteration is taken to last at least and at most
+PRIOR_WEIGHT = 1e-5  # of the guess, in iterations: real ones outweigh it at once
+LEAST = 1e-12  # seconds: a guess below is as sure as this one
+MANY = 2**31  # tokens: more than any chunk has
 # Seconds; the guess of a small model on two cores, until the profile is in.
 GUESS = (0.02, 1e-3, 1e-3, 5e-6, 5e-9, 2e-4)
+
+
+def is_duration(seconds: float) -> bool:
+    """Whether an iteration can have taken so long; not if a clock was set meanwhile."""
+    return 0 < seconds < math.inf
 
 
 @dataclass
@@ -57,11 +71,11 @@ class IterationLoad:
 class CostModel:
     """Predicts seconds; `observe` teaches it."""
 
-    def __init__(self) -> None:
-        self._cost = np.array(GUESS)
-        scale = PRIOR_WEIGHT / np.square(self._cost)
-        self._gram = np.diag(scale / 1e4)
+    def __init__(self, guess: tuple[float, ...] = GUESS) -> None:
+        self._cost = np.array(guess)
+        self._gram = np.diag(PRIOR_WEIGHT / np.square(np.maximum(self._cost, LEAST)))
         self._target = self._gram @ self._cost
+        self._guessed = self._kept = (self._gram, self._target)  # evidence that does not fade
         self._slowness = 1.0
         self._since_fit = 0
         self._errors: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # predicted, measured
@@ -87,15 +101,18 @@ class CostModel:
         return count * (prefill + work * (start + count / 2)) + context * (start + count)
 
     def count_within(self, start: int, seconds: float) -> int:
-        """The most prefill tokens after `start` that add at most `seconds`: `chunk_s` inverted."""
+        """Return the most prefill tokens after `start` that add at most `seconds`.
+
+        It is `chunk_s` inverted, in the form without a difference of roots; MANY if they cost
+        nothing.
+        """
         _, _, prefill, context, work, _ = self._coefficients
-        half, slope = work / 2, prefill + work * start + context
+        slope = prefill + work * start + context
         left = seconds - context * start
-        if left <= 0:
+        if not left > 0:
             return 0
-        if half * left < 1e-12 * slope * slope:  # as good as linear
-            return int(left / slope) if slope > 0 else 2**31
-        return int((math.sqrt(slope * slope + 4 * half * left) - slope) / (2 * half))
+        root = slope + math.sqrt(slope * slope + 2 * work * left)
+        return int(min(MANY, 2 * left / root)) if root > 0 else MANY
 
     @property
     def _coefficients(self) -> tuple[float, ...]:
@@ -106,34 +123,52 @@ class CostModel:
     _cached: tuple[float, ...] | None = None
 
     def observe(self, load: IterationLoad, seconds: float) -> None:
-        """An iteration with this load took so long."""
+        """Learn that an iteration with this load took so long."""
+        if not is_duration(seconds):
+            return
+        seconds = _clamp(seconds, SHORTEST_S, LONGEST_S)
         predicted = self.predict(load)
         self._errors.append((predicted, seconds))
-        surprise = math.log(max(seconds, 1e-6) / max(predicted, 1e-6))
-        self._slowness *= math.exp(FOLLOWING * min(SURPRISE, max(-SURPRISE, surprise)))
+        surprise = math.log(seconds) - math.log(max(predicted, 1e-6))
+        factor = math.exp(FOLLOWING * _clamp(surprise, -SURPRISE, SURPRISE))
+        self._slowness = _clamp(self._slowness * factor, *SLOWNESS)
         self._cached = None
         self.learn(load, seconds)
 
     def learn(self, load: IterationLoad, seconds: float) -> None:
-        """The same, of an iteration that was not predicted for anybody, as of a profile."""
-        seconds /= self._slowness
+        """Learn the same of an iteration that nobody's prediction was for, as of a profile."""
+        if not is_duration(seconds):
+            return
+        seconds = _clamp(seconds, SHORTEST_S, LONGEST_S) / self._slowness
         features = np.array((1.0, *load.features))
-        weight = 1 / max(seconds, 1e-6) ** 2
+        weight = 1 / seconds**2
+        gram, target = self._kept
         self._gram = FADING * self._gram + weight * np.outer(features, features)
+        self._gram += (1 - FADING) * gram
         self._target = FADING * self._target + weight * seconds * features
+        self._target += (1 - FADING) * target
         self._since_fit += 1
         if self._since_fit >= REFIT_EVERY:
             self.fit()
 
+    def keep(self) -> None:
+        """Solve, and let a share of the evidence never fade from now on: it is a profile's."""
+        self.fit()
+        gram, target = self._guessed
+        self._kept = (gram + KEPT * self._gram, target + KEPT * self._target)
+
     def fit(self) -> None:
         """Solve for the coefficients, all at least zero."""
         self._since_fit = 0
-        cost = self._cost
+        cost: list[float] = self._cost.tolist()
+        gram: list[list[float]] = self._gram.tolist()
+        target: list[float] = self._target.tolist()
         for _ in range(SWEEPS):
-            for i in range(len(cost)):
-                if self._gram[i, i] > 0:
-                    rest = self._target[i] - self._gram[i] @ cost + self._gram[i, i] * cost[i]
-                    cost[i] = max(0.0, rest / self._gram[i, i])
+            for i, row in enumerate(gram):
+                if row[i] > 0:
+                    rest = target[i] - sum(map(mul, row, cost)) + row[i] * cost[i]
+                    cost[i] = max(0.0, rest / row[i])
+        self._cost = np.array(cost)
         self._cached = None
         late = [measured - predicted for predicted, measured in self._errors]
         self.margin_s = max(0.0, float(np.quantile(late, 0.95))) if late else 0.0
@@ -148,3 +183,7 @@ class CostModel:
         """
         errors = [abs(predicted - measured) / measured for predicted, measured in self._errors]
         return (float(np.mean(errors)), float(np.quantile(errors, 0.95))) if errors else (0.0, 0.0)
+
+
+def _clamp(value: float, least: float, most: float) -> float:
+    return min(most, max(least, value))

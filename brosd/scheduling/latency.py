@@ -1,7 +1,7 @@
-"""How long requests wait for their tokens: histograms since the start, percentiles of late.
+"""How long requests wait for tokens: histograms since the start, percentiles of the last minute.
 
 One instance serves all schedulers of a daemon, so what it says needs no merging. Buckets are those
-of vLLM, so that its dashboards read alike.
+of vLLM, so that dashboards made for it can be used.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class Series:
         self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW_LENGTH)
 
     def add(self, now_s: float, value_s: float) -> None:
+        """Take in one duration; one that a clock makes negative counts as none at all."""
+        value_s = max(0.0, value_s)
         self._counts[bisect_left(self._bounds_s, value_s)] += 1
         self._sum_s += value_s
         self._recent.append((now_s, value_s))

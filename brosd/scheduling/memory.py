@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from bros.brosd.scheduling.limits import KvRules
-from bros.brosd.scheduling.policies import Policy
+from bros.brosd.scheduling.policies import Fallback, Policy
 from bros.brosd.scheduling.queues import Queues
 from bros.brosd.scheduling.request import Request
 from bros.kv import Allocator, Klass, TokenChain
@@ -16,13 +16,11 @@ SAVE_AHEAD = 4  # the share of an iteration's copies that may be made in the bac
 
 
 class PlanMemory:
-    """Admits requests and moves blocks as `policy` allows; takes nothing from `planned` ones."""
+    """Admits requests and moves blocks as a policy allows; takes nothing from `planned` ones."""
 
-    def __init__(
-        self, policy: Policy, rules: KvRules, allocator: Allocator, queues: Queues
-    ) -> None:
-        self.policy = policy
+    def __init__(self, rules: KvRules, allocator: Allocator, queues: Queues) -> None:
         self.allocator = allocator
+        self._policy: Policy = Fallback(class_blind=False)
         self._rules = rules
         self._queues = queues
         self.planned: set[Request] = set()
@@ -35,6 +33,10 @@ class PlanMemory:
         self.allocator.begin_plan()
         self.planned.clear()
         self._requeued.clear()
+
+    def serve(self, policy: Policy) -> None:
+        """Let the policy say from now on whose KV may be taken."""
+        self._policy = policy
         self.short.clear()
 
     def finish(self) -> None:
@@ -49,7 +51,7 @@ class PlanMemory:
         if request.klass in self._requeued:  # who lost its row in this very plan goes first
             return False
         running = self._queues.running
-        victims = set(self.policy.victims(request, running))
+        victims = set(self._policy.victims(request, running))
         rivals = [other for other in running if other not in victims]
         if len(rivals) >= max_sequences or not self.allocator.num_free_rows:
             return False
@@ -112,7 +114,7 @@ class PlanMemory:
 
     def _victims(self, request: Request) -> list[Request]:
         """Whom the request may hurt, by the policy; among BE rows, those whose loss costs least."""
-        victims = self.policy.victims(request, self._queues.running)
+        victims = self._policy.victims(request, self._queues.running)
         victims = [victim for victim in victims if victim not in self.planned]
         return victims if self._rules.takes_all else sorted(victims, key=self._cost)
 

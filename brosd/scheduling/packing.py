@@ -27,52 +27,58 @@ class Chunk:
 
 
 class Packer:
-    """Packs for one worker, as its policy says."""
+    """Packs for one worker: `begin` a plan, `fill` it as a policy says, `finish` it.
+
+    A chunk that is in the plan stays there, since its blocks are taken: if `fill` raises an
+    exception, another `fill` goes on from there.
+    """
 
     def __init__(
-        self,
-        policy: Policy,
-        limits: Limits,
-        rules: KvRules,
-        cost: CostModel,
-        allocator: Allocator,
-        queues: Queues,
+        self, limits: Limits, rules: KvRules, allocator: Allocator, queues: Queues
     ) -> None:
         self.allocator = allocator
-        self._policy = policy
         self._limits = limits
-        self._cost = cost
         self._queues = queues
-        self._memory = PlanMemory(policy, rules, allocator, queues)
+        self._memory = PlanMemory(rules, allocator, queues)
         self._credit = BeCredit(limits.be_floor)
-        self._chunks: list[Chunk] = []
-        self.load = IterationLoad()  # of the last plan
+        self.chunks: list[Chunk] = []
+        self.load = IterationLoad()
 
     @property
     def short_of_memory(self) -> Counter[Klass]:
         """Requests left out of the last plan for lack of blocks; at most one waiting per class."""
         return self._memory.short
 
-    def pack(self, now_s: float) -> list[Chunk]:
-        """Fill the iteration in the order of the policy, chunking prompts to fit."""
+    def begin(self) -> None:
+        """Start an empty plan: the last one has been run."""
         self._memory.begin()
-        self._chunks = []
-        window = self._queues.window(self._limits.max_sequences)
-        agenda = self._policy.agenda(self._queues.running, window, now_s, self._cost)
-        limits = self._limits
-        budget = Budget(self._cost, agenda.limit_s, limits.max_batch_tokens, limits.max_sequences)
-        be_s = self._fill(agenda, budget)
-        self._credit.settle(budget.spent_s, be_s, self._queues.has(Klass.BE))
-        self._memory.finish()
-        budget.load.copies = self.allocator.num_copies
-        self.load = budget.load
-        return self._chunks
+        self.chunks = []
 
-    def _fill(self, agenda: Agenda, budget: Budget) -> float:
+    def fill(self, policy: Policy, cost: CostModel, now_s: float) -> None:
+        """Fill the iteration in the order of the policy, chunking prompts to fit."""
+        self._memory.serve(policy)
+        limits = self._limits
+        window = self._queues.window(limits.max_sequences)
+        agenda = policy.agenda(self._queues.running, window, now_s, cost)
+        budget = Budget(cost, agenda.limit_s, limits.max_batch_tokens, limits.max_sequences)
+        for chunk in self.chunks:
+            budget.take(chunk.start, chunk.count)
+        be_s = self._follow(agenda, budget)
+        self._credit.settle(budget.spent_s, be_s, self._queues.has(Klass.BE))
+        self.load = budget.load
+
+    def finish(self) -> None:
+        """Use what the plan leaves of an iteration's copies, and count them."""
+        self._memory.finish()
+        self.load.copies = self.allocator.num_copies
+
+    def _follow(self, agenda: Agenda, budget: Budget) -> float:
         """Go through the agenda; return the seconds that BE, and what came after it, has got."""
         before_be_s: float | None = None
         blocked: set[Klass] = set()  # once one finds no room, none of its class overtakes it
         for request in list(agenda.requests):
+            if request in self._memory.planned:
+                continue
             if request.klass is Klass.BE and before_be_s is None:
                 before_be_s = budget.spent_s
                 budget.narrow(agenda.be_limit_s, self._credit.seconds)
@@ -97,7 +103,7 @@ class Packer:
         """Plan the next tokens of an admitted request, if there is time and memory for them."""
         chunk = self._decode(request, budget, urgent) or self._chunk(request, budget, urgent)
         if chunk is not None:
-            self._chunks.append(chunk)
+            self.chunks.append(chunk)
             self._memory.planned.add(request)
             budget.take(chunk.start, chunk.count)
 

@@ -105,6 +105,26 @@ class RoundRobin(Priority):
         return Agenda(chain.from_iterable(chain.from_iterable(classes)))
 
 
+class Fallback:
+    """Decodes, then prompts in order of arrival, at any length: for when a policy has failed.
+
+    Its victims are those of the class-blind policies or those of the others, so that it does not
+    undo what the policy that it stands in for has done.
+    """
+
+    def __init__(self, class_blind: bool) -> None:
+        self.class_blind = class_blind
+
+    def agenda(
+        self, running: Sequence[Request], waiting: Waiting, now_s: float, cost: CostModel
+    ) -> Agenda:
+        started = sorted(running, key=lambda request: request.num_output == 0)  # stable
+        return Agenda(chain(started, in_order_of_arrival(waiting)))
+
+    def victims(self, request: Request, running: Sequence[Request]) -> list[Request]:
+        return (later_than if self.class_blind else below)(request, running)
+
+
 def of_class(klass: Klass, requests: Iterable[Request]) -> Iterator[Request]:
     """Those of one class, in their order."""
     return (request for request in requests if request.klass is klass)

@@ -93,8 +93,9 @@ class _Ranking:
 
     def _first_token_s(self, own_s: float) -> float:
         """When a prompt that takes `own_s` can have its token, after those before it."""
-        left = 1 - (self._cost.base_s + self._decodes_s) / self._pace_s
-        share = max(LEAST_SHARE, left)
+        busy_s, share = self._cost.base_s + self._decodes_s, LEAST_SHARE
+        if busy_s < self._pace_s:
+            share = max(LEAST_SHARE, 1 - busy_s / self._pace_s)
         return self._now_s + self._cost.base_s + (self._prefill_s + own_s) / share
 
     def _crowded(self, request: Request, late_s: float = 0.0) -> bool:

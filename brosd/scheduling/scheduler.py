@@ -25,12 +25,13 @@ from bros.brosd.protocol.wire import (
     StepPlan,
     pack_ids,
 )
-from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
+from bros.brosd.scheduling.cost_model import CostModel, IterationLoad, is_duration
+from bros.brosd.scheduling.faults import Faults
 from bros.brosd.scheduling.in_flight import InFlightPlan
 from bros.brosd.scheduling.latency import Latencies
 from bros.brosd.scheduling.limits import KvRules, Limits
 from bros.brosd.scheduling.packing import Packer
-from bros.brosd.scheduling.policies import Policy
+from bros.brosd.scheduling.policies import Fallback, Policy
 from bros.brosd.scheduling.queues import Queues, Waiting
 from bros.brosd.scheduling.request import Request
 from bros.brosd.scheduling.stats import ClassCounters, class_stats, kv_stats
@@ -52,6 +53,7 @@ class Scheduler:
     counters: dict[Klass, ClassCounters] = field(
         default_factory=lambda: {klass: ClassCounters() for klass in Klass}
     )
+    _faults: Faults = field(default_factory=Faults)
     _queues: Queues = field(default_factory=Queues)
     _packer: Packer | None = None  # while a worker serves
     _max_len: int = 0
@@ -65,9 +67,7 @@ class Scheduler:
 
         The allocator counts in `kv` and decides by `costs`.
         """
-        self._packer = Packer(
-            self.policy, self.limits, self.rules, self.cost, allocator, self._queues
-        )
+        self._packer = Packer(self.limits, self.rules, allocator, self._queues)
         self._max_len = max_len
 
     def learn(self, profile: Iterable[Sample]) -> None:
@@ -77,7 +77,7 @@ class Scheduler:
             for start, count in zip(sample.starts, sample.counts, strict=True):
                 load.add(start, count)
             self.cost.learn(load, sample.seconds)
-        self.cost.fit()
+        self.cost.keep()
 
     def detach(self) -> list[Fail]:
         """The worker is lost, and all KV with it: its requests wait again, with their tokens.
@@ -161,6 +161,11 @@ class Scheduler:
         return len(self._queues)
 
     @property
+    def planning_faults(self) -> int:
+        """Times that the policy or the cost model failed, and planning went on without it."""
+        return self._faults.count
+
+    @property
     def in_flight(self) -> bool:
         """Whether the worker has a plan."""
         return self._flight is not None
@@ -182,26 +187,48 @@ class Scheduler:
 
     def plan(self) -> StepPlan | None:
         """The next iteration; None if there is nothing to do or one is in flight."""
-        if self._packer is None or self._flight is not None:
+        packer = self._packer
+        if packer is None or self._flight is not None:
             return None
-        chunks = self._packer.pack(self.clock())
-        num_copies = self._packer.allocator.num_copies
-        if not chunks and not num_copies:
+        self._pack(packer)
+        num_copies = packer.allocator.num_copies
+        if not packer.chunks and not num_copies:
             return None
         self._step += 1
-        self._flight = InFlightPlan(self._step, chunks, num_copies, self._packer.load)
+        self._flight = InFlightPlan(self._step, packer.chunks, num_copies, packer.load)
         return self._flight.message()
 
+    def _pack(self, packer: Packer) -> None:
+        """Fill an iteration; if the policy fails, by a plain one that looks at no time.
+
+        An exception that this raises is a fault of the block table, which `detach` gives up.
+        """
+        now_s = self.clock()
+        packer.begin()
+        try:
+            packer.fill(self.policy, self.cost, now_s)
+        except Exception:
+            self._faults.note("planning an iteration")
+            packer.fill(Fallback(self.policy.class_blind), CostModel(), now_s)
+        packer.finish()
+
     def measure(self, elapsed_s: float, copy_s: float, copy_bytes: int) -> None:
-        """Take what the iteration in flight took: its copies, and all of it."""
-        self.kv.copy_s += copy_s
+        """Take what the iteration in flight took: its copies, and all of it.
+
+        Nothing is learnt if `elapsed_s` is no duration: somebody has set a clock.
+        """
         self.kv.copy_bytes += copy_bytes
         flight = self._flight
-        if flight is None or self._packer is None:
+        if flight is None or self._packer is None or not is_duration(elapsed_s):
             return
+        copy_s = min(max(0.0, copy_s), elapsed_s)
+        self.kv.copy_s += copy_s
         for klass, num_requests in self._packer.short_of_memory.items():
             self.kv.memory_wait_s[klass] += num_requests * elapsed_s
-        self.cost.observe(flight.load, elapsed_s)
+        try:
+            self.cost.observe(flight.load, elapsed_s)
+        except Exception:
+            self._faults.note("learning from an iteration")
         if flight.num_copies:
             self.costs.note_copies(copy_s / flight.num_copies)
         if flight.num_tokens * 2 > self.limits.max_batch_tokens:  # prefill, not a few decodes

@@ -3,6 +3,8 @@
 import itertools
 from pathlib import Path
 
+from hypothesis import strategies as st
+
 from bros.brosd.config import KvMode, PolicyName, load
 from bros.brosd.protocol.wire import (
     Admit,
@@ -23,6 +25,7 @@ from bros.kv.invariants import check
 from kv_machine import ModelWorker
 
 LIMITS = Limits(max_sequences=4, max_batch_tokens=16, max_waiting=50)
+NUM_BLOCKS = 8
 MAX_LEN = 28  # of 32 slots: the reserve is never BE's
 
 
@@ -39,7 +42,9 @@ class Bench:
         kv = [f"kv.mode={mode}", "kv.host_bytes=24", "kv.copy_bytes_per_step=16"]
         shares = ["kv.rt_reserve=0.125", "kv.rt_cached=0.125", "kv.low_water=0.25"]
         config = load(overrides=[f"scheduler.policy={policy}", *kv, *shares], environ={})
-        self.pool = PoolPlan(config, Geometry(0, 1, 8, 4, MAX_LEN, 99, kv_bytes_per_token=1))
+        self.pool = PoolPlan(
+            config, Geometry(0, 1, NUM_BLOCKS, 4, MAX_LEN, 99, kv_bytes_per_token=1)
+        )
         self.scheduler = Scheduler(POLICIES[policy](), limits, self.pool.rules)
         self.now_s = 0.0
         self.scheduler.clock = lambda: self.now_s
@@ -53,7 +58,7 @@ class Bench:
 
     def attach(self) -> None:
         geometry = TableGeometry(
-            num_blocks=8,
+            num_blocks=NUM_BLOCKS,
             block_size=4,
             max_rows=8,
             max_len=32,
@@ -61,6 +66,7 @@ class Bench:
             max_copies=self.pool.max_copies,
         )
         self.table = BlockTable(self.folder / f"table-{next(self.tables)}", geometry)
+        self.table.unlink()
         self.worker = ModelWorker(self.table)
         scheduler = self.scheduler
         allocator = Allocator(self.table, self.pool.options, scheduler.costs, scheduler.kv)
@@ -185,3 +191,26 @@ class Story:
         for _ in range(2000):
             if not self.bench.step():
                 break
+
+    def check(self) -> None:
+        """Fail unless nothing is left, and every request got all its tokens."""
+        bench = self.bench
+        assert bench.scheduler.idle
+        assert bench.scheduler.allocator is not None
+        assert bench.scheduler.allocator.num_free == NUM_BLOCKS
+        for rid, (prompt, max_tokens) in self.owed.items():
+            length = min(max_tokens, MAX_LEN - prompt)
+            assert bench.output[rid] == list(range(prompt, prompt + length))
+            assert bench.finish[rid] is FinishReason.LENGTH
+
+
+requests = st.lists(
+    st.tuples(st.sampled_from(Klass), st.integers(1, 20), st.integers(1, 12)), max_size=12
+)
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["step", "step", "admit", "abort", "abort in flight", "lose worker"]),
+        st.integers(0, 11),
+    ),
+    max_size=30,
+)

@@ -13,18 +13,7 @@ from bros.brosd.protocol.wire import Admit, FinishReason, Sampling, pack_ids
 from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.registry import POLICIES
 from bros.kv import Klass
-from scheduler_bench import MAX_LEN, Bench, Story
-
-requests = st.lists(
-    st.tuples(st.sampled_from(Klass), st.integers(1, 20), st.integers(1, 12)), max_size=12
-)
-events = st.lists(
-    st.tuples(
-        st.sampled_from(["step", "step", "admit", "abort", "abort in flight", "lose worker"]),
-        st.integers(0, 11),
-    ),
-    max_size=30,
-)
+from scheduler_bench import Bench, Story, events, requests
 
 
 @given(
@@ -47,13 +36,7 @@ def test_every_request_gets_all_its_tokens(
         for event, pick in events:
             story.happen(event, pick)
         story.finish()
-        assert bench.scheduler.idle
-        assert bench.scheduler.allocator is not None
-        assert bench.scheduler.allocator.num_free == 8
-        for rid, (prompt, max_tokens) in story.owed.items():
-            length = min(max_tokens, MAX_LEN - prompt)
-            assert bench.output[rid] == list(range(prompt, prompt + length))
-            assert bench.finish[rid] is FinishReason.LENGTH
+        story.check()
 
 
 def test_every_policy_that_the_configuration_allows_has_its_class() -> None:

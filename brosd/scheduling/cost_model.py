@@ -27,8 +27,8 @@ REFIT_EVERY = 8  # iterations
 SWEEPS = 20  # of coordinate descent; it starts from the last solution
 WINDOW = 200  # residuals that the margin and the reported error are taken from
 FOLLOWING = 0.1  # of a surprise, the logarithm of measured over predicted, goes into the slowness
+RETURNING = 0.01  # of the slowness' logarithm is forgotten: what lasts is for the coefficients
 SURPRISE = 0.3  # the most that counts as one: a single hiccup says little
-SLOWNESS = (0.01, 100.0)  # least and most: what is beyond is for the coefficients
 SHORTEST_S, LONGEST_S = 1e-4, 1e4  # what an iteration is taken to last at least and at most
 PRIOR_WEIGHT = 1e-5  # of the guess, in iterations: real ones outweigh it at once
 LEAST = 1e-12  # seconds: a guess below is as sure as this one
@@ -76,7 +76,7 @@ class CostModel:
         self._gram = np.diag(PRIOR_WEIGHT / np.square(np.maximum(self._cost, LEAST)))
         self._target = self._gram @ self._cost
         self._guessed = self._kept = (self._gram, self._target)  # evidence that does not fade
-        self._slowness = 1.0
+        self._slowness, self._log_slowness = 1.0, 0.0
         self._since_fit = 0
         self._errors: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # predicted, measured
         self.margin_s = 0.0
@@ -130,8 +130,9 @@ class CostModel:
         predicted = self.predict(load)
         self._errors.append((predicted, seconds))
         surprise = math.log(seconds) - math.log(max(predicted, 1e-6))
-        factor = math.exp(FOLLOWING * _clamp(surprise, -SURPRISE, SURPRISE))
-        self._slowness = _clamp(self._slowness * factor, *SLOWNESS)
+        self._log_slowness *= 1 - RETURNING
+        self._log_slowness += FOLLOWING * _clamp(surprise, -SURPRISE, SURPRISE)
+        self._slowness = math.exp(self._log_slowness)
         self._cached = None
         self.learn(load, seconds)
 

@@ -19,6 +19,7 @@ from bros.brosd.protocol.wire import (
 from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.pool_plan import PoolPlan
 from bros.brosd.scheduling.registry import POLICIES
+from bros.brosd.scheduling.request import Request
 from bros.brosd.scheduling.scheduler import Scheduler
 from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 from bros.kv.invariants import check
@@ -73,7 +74,8 @@ class Bench:
         scheduler.attach(allocator, MAX_LEN)
         self.known = {}
 
-    def admit(self, rid: int, klass: Klass, prompt: int, max_tokens: int) -> None:
+    def request(self, rid: int, klass: Klass, prompt: int, max_tokens: int) -> Request:
+        """A request that arrives now; the default objectives if it is real-time."""
         admit = Admit(
             rid=rid,
             klass=klass,
@@ -83,8 +85,12 @@ class Bench:
             sampling=Sampling(temperature=0.0),
             slo=Slo(ttft_s=0.5, tpot_s=0.08) if klass is Klass.RT else None,
         )
-        assert self.scheduler.admit(admit) is None
         self.output[rid] = []
+        return Request.of(admit)
+
+    def admit(self, rid: int, klass: Klass, prompt: int, max_tokens: int) -> None:
+        request = self.request(rid, klass, prompt, max_tokens)
+        assert self.scheduler.enqueue(request) is None
 
     def send(self) -> bool:
         """Plan an iteration and check it as a worker would."""

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bros.brosd.scheduling import cost_model
 from bros.brosd.scheduling.budget import MIN_CHUNK, Budget
 from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 
@@ -60,6 +61,45 @@ def test_it_follows_a_host_that_others_slow_down() -> None:
         one = IterationLoad()
         one.add(700, 90)
         assert cost.base_s + cost.chunk_s(700, 90) == pytest.approx(cost.predict(one))
+
+
+def test_a_term_that_nothing_shows_keeps_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams alone, until all evidence of a prompt would have faded to a float's zero."""
+    monkeypatch.setattr(cost_model, "FADING", 0.9)
+    cost, rng = CostModel(), random.Random(1)
+    for _ in range(60):
+        load = some_load(rng)
+        cost.learn(load, truth_s(load))
+    cost.keep()
+    for length in range(8000):
+        load = IterationLoad()
+        load.add(length, 1)
+        cost.observe(load, truth_s(load) * rng.lognormvariate(0, 0.1))
+    assert 0.9**8000 == 0
+    chunk = IterationLoad()
+    chunk.add(0, 200)
+    assert cost.predict(chunk) == pytest.approx(truth_s(chunk), rel=0.5)
+    assert cost.count_within(0, 0.1) == pytest.approx(194, rel=0.5)
+
+
+def test_the_slowness_does_not_stand_in_for_the_coefficients() -> None:
+    """Noise alone must not make it drift: it would carry terms along that nothing shows."""
+    cost, rng = CostModel(), random.Random(1)
+    for _ in range(3000):
+        load = some_load(rng)
+        cost.observe(load, truth_s(load) * rng.lognormvariate(0, 0.2))
+    assert 0.6 < cost._slowness < 1.7
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf, -math.inf])
+def test_what_is_no_duration_teaches_nothing(seconds: float) -> None:
+    cost, _ = trained(noise=0.0, rounds=50)
+    load = some_load(random.Random(2))
+    before = cost.predict(load), cost.margin_s, cost.relative_errors
+    for _ in range(20):
+        cost.observe(load, seconds)
+        cost.learn(load, seconds)
+    assert before == (cost.predict(load), cost.margin_s, cost.relative_errors)
 
 
 def test_it_reports_its_own_error() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bros.brosd.config import PolicyName
 from bros.brosd.fleet.placement import Placement, WorkerLoad
 from bros.brosd.protocol.wire import Admit, Sampling, Slo, pack_ids
 from bros.brosd.scheduling.budget import Budget
@@ -124,7 +125,7 @@ def some_request(draw: st.DrawFn, rid: int = 0) -> Request:
     clock_s=st.lists(clocks_s, min_size=1, max_size=4),
 )
 def test_policies_have_an_agenda_at_any_time(
-    policy: str, each: tuple[float, ...], requests: list[Request], clock_s: list[float]
+    policy: PolicyName, each: tuple[float, ...], requests: list[Request], clock_s: list[float]
 ) -> None:
     cost, asked = CostModel(each), POLICIES[policy]()
     running = [request for request in requests if request.row is not None]

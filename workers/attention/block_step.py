@@ -16,100 +16,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from bros.workers.cpu.prefetch import LINE_BYTES, emit_prefetch
+from bros.workers.cpu import llvm
+from bros.workers.cpu.llvm import BYTE, FLOAT, INDEX, LINE_BYTES, WORD
+from bros.workers.cpu.vectors import FAST, Vectors
 
 LANES = 16  # float32 in the widest registers; narrower ones take several
 SUMS = 16  # partial sums that are kept in registers at a time
 UNROLL = 4
 LOWEST = -1e30  # finite: the difference of two of them is 0, not NaN
-FAST = ("fast",)
-WORD, FLOAT, INDEX = ir.IntType(32), ir.FloatType(), ir.IntType(64)
-LOG2_E = 1.4426950408889634
-EXP_TERMS = (
-    1.5403530e-4,
-    1.3333558e-3,
-    9.6181291e-3,
-    5.5504109e-2,
-    2.4022651e-1,
-    6.9314718e-1,
-    1.0,
-)
-
-
-class Vectors:
-    """Builds code on vectors of `size` float32."""
-
-    def __init__(self, builder: ir.IRBuilder, size: int) -> None:
-        self._builder = builder
-        self.size = size
-        self.type = ir.VectorType(FLOAT, size)
-        self._words = ir.VectorType(WORD, size)
-
-    def constant(self, value: float) -> ir.Value:
-        return ir.Constant(self.type, [value] * self.size)
-
-    def lanes(self) -> ir.Value:
-        """0, 1, 2, ..."""
-        return ir.Constant(self._words, list(range(self.size)))
-
-    def splat(self, x: ir.Value) -> ir.Value:
-        """The same number in every lane."""
-        kind = ir.VectorType(x.type, self.size)
-        first = self._builder.insert_element(ir.Constant(kind, ir.Undefined), x, WORD(0))
-        order = ir.Constant(self._words, [0] * self.size)
-        return self._builder.shuffle_vector(first, first, order)
-
-    def load(self, at: ir.Value) -> ir.Value:
-        """From a pointer to float32, or to a bfloat16 as uint16."""
-        builder, element = self._builder, at.type.pointee
-        kind = ir.VectorType(element, self.size)
-        source = builder.bitcast(at, kind.as_pointer())
-        value = builder.load(source, align=4 if element is FLOAT else 2)
-        if element is FLOAT:
-            return value
-        wide = builder.zext(value, self._words)
-        shifted = builder.shl(wide, ir.Constant(self._words, [16] * self.size))
-        return builder.bitcast(shifted, self.type)
-
-    def store(self, value: ir.Value, at: ir.Value) -> None:
-        target = self._builder.bitcast(at, self.type.as_pointer())
-        self._builder.store(value, target, align=4)
-
-    def multiply(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self._builder.fmul(a, b, flags=FAST)
-
-    def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a * b + c"""
-        return self._builder.fadd(self.multiply(a, b), c, flags=FAST)
-
-    def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        return self._builder.select(self._builder.fcmp_ordered(">", a, b), a, b)
-
-    def reduce(self, name: str, value: ir.Value, *start: ir.Value) -> ir.Value:
-        """All lanes to one number: `fmax`, or `fadd` from `start`."""
-        return self._call(f"vector.reduce.{name}", FLOAT, *start, value)
-
-    def _call(self, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        name = f"llvm.{name}.v{self.size}f32"
-        function = cgutils.get_or_insert_function(self._builder.module, kind, name)
-        return self._builder.call(function, arguments, fastmath=FAST)
-
-    def exp(self, x: ir.Value) -> ir.Value:
-        """e**x for x <= 0, to float32 precision; as `bits.exp` does it."""
-        builder = self._builder
-        y = self.maximum(self.multiply(x, self.constant(LOG2_E)), self.constant(-126.0))
-        half_up = builder.fadd(y, self.constant(0.5), flags=FAST)
-        whole = self._call("floor", self.type, half_up)
-        fraction = builder.fsub(y, whole, flags=FAST)
-        result = self.constant(EXP_TERMS[0])
-        for term in EXP_TERMS[1:]:
-            result = self.multiply_add(result, fraction, self.constant(term))
-        power = builder.add(
-            builder.fptosi(whole, self._words), ir.Constant(self._words, [127] * self.size)
-        )
-        power = builder.shl(power, ir.Constant(self._words, [23] * self.size))
-        return self.multiply(result, builder.bitcast(power, self.type))
 
 
 class Step:
@@ -200,7 +114,7 @@ class Step:
         best = slots.splat(old)
         low, high = (slots.splat(builder.trunc(bound, WORD)) for bound in (low, high))
         for first in self._tiles():
-            offset = ir.Constant(low.type, [first] * slots.size)
+            offset = llvm.constant(low.type, first)
             lanes = builder.add(slots.lanes(), offset)
             valid = builder.and_(
                 builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high)
@@ -324,9 +238,9 @@ def prefetch(_: Any, block_size: Any, head_dim: Any, array: Any, first: Any) -> 
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[2])(context, builder, arguments[2]).data
-        start = builder.bitcast(builder.gep(data, [arguments[3]]), ir.IntType(8).as_pointer())
+        start = builder.bitcast(builder.gep(data, [arguments[3]]), BYTE.as_pointer())
         for at in range(0, num_bytes, LINE_BYTES):
-            emit_prefetch(builder, builder.gep(start, [INDEX(at)]))
+            llvm.prefetch(builder, builder.gep(start, [INDEX(at)]))
         return context.get_dummy_value()
 
     return types.none(block_size, head_dim, array, types.int64), generate

@@ -6,12 +6,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from bros.workers.cpu import llvm
+
 LOG2_E = np.float32(1.4426950408889634)
-_I16, _I32 = ir.IntType(16), ir.IntType(32)
+EXP_TERMS = (  # of a polynomial for 2**x, -0.5 <= x <= 0.5, the highest power's first
+    1.5403530e-4,
+    1.3333558e-3,
+    9.6181291e-3,
+    5.5504109e-2,
+    2.4022651e-1,
+    6.9314718e-1,
+    1.0,
+)
 
 
 def bits_of(tensor: torch.Tensor) -> np.ndarray:
@@ -28,8 +37,7 @@ def load(_: Any, x: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if x is types.float32:
             return arguments[0]
-        wide = builder.zext(arguments[0], _I32)
-        return builder.bitcast(builder.shl(wide, ir.Constant(_I32, 16)), ir.FloatType())
+        return llvm.widen(builder, arguments[0])
 
     return types.float32(x), generate
 
@@ -41,10 +49,7 @@ def narrow(_: Any, x: Any, like: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if like is types.float32:
             return arguments[0]
-        bits = builder.bitcast(arguments[0], _I32)
-        odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
-        rounded = builder.add(bits, builder.add(odd, ir.Constant(_I32, 0x7FFF)))
-        return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), _I16)
+        return llvm.narrow(builder, arguments[0])
 
     return like(types.float32, like), generate
 
@@ -54,7 +59,7 @@ def float_of_bits(_: Any, bits: Any) -> Any:
     """Reinterpret a uint32 as float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
+        return builder.bitcast(arguments[0], llvm.FLOAT)
 
     return types.float32(types.uint32), generate
 
@@ -65,13 +70,13 @@ def exp(x: Any) -> Any:
     y = max(x * LOG2_E, np.float32(-126.0))
     whole = np.floor(y + np.float32(0.5))
     f = y - whole
-    p = np.float32(1.5403530e-4)
-    p = p * f + np.float32(1.3333558e-3)
-    p = p * f + np.float32(9.6181291e-3)
-    p = p * f + np.float32(5.5504109e-2)
-    p = p * f + np.float32(2.4022651e-1)
-    p = p * f + np.float32(6.9314718e-1)
-    p = p * f + np.float32(1.0)
+    p = np.float32(EXP_TERMS[0])
+    p = p * f + np.float32(EXP_TERMS[1])
+    p = p * f + np.float32(EXP_TERMS[2])
+    p = p * f + np.float32(EXP_TERMS[3])
+    p = p * f + np.float32(EXP_TERMS[4])
+    p = p * f + np.float32(EXP_TERMS[5])
+    p = p * f + np.float32(EXP_TERMS[6])
     return p * float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
 
 
@@ -80,7 +85,7 @@ def bits_of_float(_: Any, x: Any) -> Any:
     """Reinterpret a float32 as uint32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], _I32)
+        return builder.bitcast(arguments[0], llvm.WORD)
 
     return types.uint32(types.float32), generate
 

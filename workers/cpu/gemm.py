@@ -18,7 +18,8 @@ from numba import get_num_threads, njit, prange, types
 from numba.extending import intrinsic
 
 from bros.workers.cpu.bits import bits_of
-from bros.workers.cpu.panel_code import BEST_CODE, INDEX, PANEL, TILE, WORD
+from bros.workers.cpu.llvm import INDEX, WORD
+from bros.workers.cpu.panel_code import BEST_CODE, PANEL, TILE
 
 TASKS_PER_THREAD = 4
 

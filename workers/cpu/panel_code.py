@@ -12,15 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 import torch
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba.core import cgutils
 
-from bros.workers.cpu.prefetch import emit_prefetch
+from bros.workers.cpu import llvm
+from bros.workers.cpu.llvm import BYTE, FLOAT, HALF, INDEX, WORD, constant
 
-_FEATURES = llvm.get_host_cpu_features()
+_FEATURES = binding.get_host_cpu_features()
 
 
 def has_dot_product() -> bool:
@@ -44,8 +44,7 @@ HALVES = 2  # registers of sums for each token
 LANES, TILE = (16, 12) if _FEATURES.get("avx512f", False) else (8, 4)
 PANEL = HALVES * LANES  # outputs
 
-BYTE, HALF, WORD, INDEX = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
+WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, LANES)
 
 
 class _Bfloat16(ir.Type):  # type: ignore[misc]
@@ -88,7 +87,7 @@ class PanelCode:
         places = [(row, half) for row in range(len(inputs)) for half in range(HALVES)]
         sums = {place: cgutils.alloca_once(builder, FLOATS) for place in places}
         for place in places:
-            builder.store(ir.Constant(FLOATS, [0.0] * LANES), sums[place])
+            builder.store(constant(FLOATS, 0.0), sums[place])
         with cgutils.for_range(builder, self._pairs) as loop:
             weights = self._halves_of(loop.index)
             for row, values in enumerate(inputs):
@@ -131,21 +130,14 @@ class PanelCode:
         builder = self._builder
         first = builder.add(builder.mul(pair, INDEX(2 * PANEL)), INDEX(2 * LANES * half))
         at = builder.gep(self._weights, [first])
-        emit_prefetch(builder, builder.gep(at, [builder.mul(self._pairs, INDEX(2 * PANEL))]))
+        llvm.prefetch(builder, builder.gep(at, [builder.mul(self._pairs, INDEX(2 * PANEL))]))
         return at
 
     def _load(self, at: ir.Value, kind: ir.Type, align: int) -> ir.Value:
         return self._builder.load(self._builder.bitcast(at, kind.as_pointer()), align=align)
 
-    def _everywhere(self, word: ir.Value) -> ir.Value:
-        first = self._builder.insert_element(ir.Constant(WORDS, ir.Undefined), word, WORD(0))
-        order = ir.Constant(WORDS, [0] * LANES)
-        return self._builder.shuffle_vector(first, first, order)
-
     def _call(self, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        function = cgutils.get_or_insert_function(self._builder.module, kind, f"llvm.{name}")
-        return self._builder.call(function, arguments)
+        return llvm.call(self._builder, name, result, *arguments)
 
     def _store(self, sums: ir.Value, half: int, at: ir.Value) -> None:
         """Scale int8's, and round to bfloat16 if that is wanted, to even as `bits.narrow` does."""
@@ -156,12 +148,8 @@ class PanelCode:
         if at.type.pointee is not HALF:
             builder.store(sums, builder.bitcast(at, FLOATS.as_pointer()), align=4)
             return
-        bits = builder.bitcast(sums, WORDS)
-        odd = builder.and_(builder.lshr(bits, _constant(16)), _constant(1))
-        rounded = builder.add(bits, builder.add(odd, _constant(0x7FFF)))
-        kind = ir.VectorType(HALF, LANES)
-        narrow = builder.trunc(builder.lshr(rounded, _constant(16)), kind)
-        builder.store(narrow, builder.bitcast(at, kind.as_pointer()), align=2)
+        narrow = llvm.narrow(builder, sums)
+        builder.store(narrow, builder.bitcast(at, narrow.type.as_pointer()), align=2)
 
 
 class DotProductCode(PanelCode):
@@ -182,7 +170,7 @@ class DotProductCode(PanelCode):
         return self._call("x86.avx512bf16.cvtne2ps2bf16.512", PAIRS, high, low)
 
     def _inputs_of(self, pair: ir.Value) -> ir.Value:
-        return self._builder.bitcast(self._everywhere(pair), PAIRS)
+        return self._builder.bitcast(llvm.splat(self._builder, pair, LANES), PAIRS)
 
     def _dot(self, total: ir.Value, a: ir.Value, b: ir.Value) -> ir.Value:
         return self._call("x86.avx512bf16.dpbf16ps.512", FLOATS, total, a, b)
@@ -213,7 +201,7 @@ class LookupCode(DotProductCode):
             self._call("x86.avx512.vpermi2var.qi.512", BYTES, table[0], weights, table[1])
             for table in _magnitudes()
         )
-        sign = builder.and_(weights, ir.Constant(BYTES, [0x80] * BYTES.count))
+        sign = builder.and_(weights, constant(BYTES, 0x80))
         high = builder.or_(high, sign)
         orders = [
             [at for i in range(BYTES.count) if i // 8 % 2 == half for at in (i, BYTES.count + i)]
@@ -243,18 +231,18 @@ class MultiplyAddCode(PanelCode):
             return self._widened(self._load(at, WORDS, 4))
         builder = self._builder
         pairs = builder.sext(self._load(at, ir.VectorType(HALF, LANES), 2), WORDS)
-        low = builder.ashr(builder.shl(pairs, _constant(24)), _constant(24))
-        high = builder.ashr(pairs, _constant(8))
+        low = builder.ashr(builder.shl(pairs, constant(WORDS, 24)), constant(WORDS, 24))
+        high = builder.ashr(pairs, constant(WORDS, 8))
         return builder.sitofp(low, FLOATS), builder.sitofp(high, FLOATS)
 
     def _inputs_of(self, pair: ir.Value) -> tuple[ir.Value, ir.Value]:
-        return self._widened(self._everywhere(pair))
+        return self._widened(llvm.splat(self._builder, pair, LANES))
 
     def _widened(self, pairs: ir.Value) -> tuple[ir.Value, ir.Value]:
         """float32, of which bfloat16 is the upper half."""
         builder = self._builder
-        low = builder.shl(pairs, _constant(16))
-        high = builder.and_(pairs, _constant(0xFFFF0000))
+        low = builder.shl(pairs, constant(WORDS, 16))
+        high = builder.and_(pairs, constant(WORDS, 0xFFFF0000))
         return builder.bitcast(low, FLOATS), builder.bitcast(high, FLOATS)
 
     def _dot(
@@ -263,10 +251,6 @@ class MultiplyAddCode(PanelCode):
         for x, y in zip(a, b, strict=True):
             total = self._call(f"fmuladd.v{LANES}f32", FLOATS, x, y, total)
         return total
-
-
-def _constant(number: int) -> ir.Value:
-    return ir.Constant(WORDS, [number] * LANES)
 
 
 def _best_code() -> type[PanelCode]:

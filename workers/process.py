@@ -104,7 +104,7 @@ class Worker(RankProcess):
                 num_blocks=executor.num_blocks,
                 block_size=self._config.kv.block_size,
                 max_len=executor.max_len,
-                vocab_size=executor.shape.vocab_size,
+                vocab_size=executor.vocab_size,
                 kv_bytes_per_token=executor.kv_bytes_per_token,
             )
         )

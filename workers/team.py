@@ -108,7 +108,7 @@ def follow(executor: Executor, inbox: BlockingInbox[ToFollower]) -> None:
                 executor.copy(plan)
                 executor.follow(plan)
             case Sampled(tokens=tokens):
-                executor.take(unpack_ids(tokens).tolist())
+                executor.append_tokens(unpack_ids(tokens).tolist())
             case Stop():
                 return
 

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.executor import MIXES
 from benchmarks.executor.floor import Floor
-from bros.brosd.config import Config, load
+from bros.brosd.config import load
 from bros.brosd.protocol.wire import NewRow, Sampling, StepPlan, pack_ids
 from bros.kv import BlockTable, BlockTableView, TableGeometry
-from bros.workers.executor.executor import Executor
+from bros.workers.factory import cpu_executor, cuda_executor
 
 CHUNK = 256  # tokens of prompt in an iteration
 ROWS, NUM_BLOCKS = 64, 8448
@@ -28,22 +28,14 @@ GREEDY = Sampling(temperature=0.0)
 DRAWN = {"temperature 1": Sampling(), "top-p 0.9": Sampling(top_p=0.9)}
 
 
-def make_executor(folder: Path, config: Config, device: str) -> Executor:
-    """As a worker would."""
-    if device == "cpu":
-        return Executor(folder, config)
-    from bros.workers.executor.cuda import CudaExecutor
-
-    return CudaExecutor(folder, config, device=device)
-
-
 class Bench:
     """Rows in one executor, without classes: row `i` has its own blocks for good."""
 
     def __init__(self, folder: Path, settings: list[str]) -> None:
         config = load(overrides=[f"kv.num_blocks={NUM_BLOCKS}", *settings], environ={})
         self.device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        self.executor = make_executor(folder, config, self.device)
+        make = cpu_executor if self.device == "cpu" else cuda_executor
+        self.executor = make(folder, config)
         geometry = TableGeometry(NUM_BLOCKS, config.kv.block_size, ROWS, self.executor.max_len)
         path = Path(tempfile.mkdtemp()) / "table"
         self._table = BlockTable(path, geometry)

@@ -12,6 +12,8 @@ import torch
 from bros.brosd.config import load
 from bros.brosd.protocol.wire import Sampling
 from bros.kv import CopyKind
+from bros.workers.executor.executor import Executor
+from bros.workers.factory import cuda_executor
 from bros.workers.sampling.sampler import Draw, draw_all
 from device_attention import ROWS, error_against_torch, run_family
 from tiny import FAMILIES, make_checkpoint
@@ -48,10 +50,12 @@ def test_kernels_agree_with_torch(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_on_cuda(family: str, graphs: bool, tmp_path: Path) -> None:
     """Token for token, with prompts in chunks, preemption, and copies to the host and back."""
+    from bros.workers.executor.cuda_runner import CudaRunner
 
-    def prepare(executor: Any) -> None:
+    def prepare(executor: Executor) -> None:
         executor.warm_up()
-        assert executor.has_graphs == graphs
+        assert isinstance(executor.runner, CudaRunner)
+        assert executor.runner.has_graphs == graphs
 
     settings = [f"worker.cuda_graphs={str(graphs).lower()}"]
     runner = run_family(family, tmp_path, "cuda:0", settings, prepare)
@@ -98,14 +102,12 @@ def test_draws_are_those_of_the_cpu() -> None:
 
 
 def test_the_pool_takes_what_is_left(tmp_path: Path) -> None:
-    from bros.workers.executor.cuda import CudaExecutor
-
     folder = make_checkpoint("llama", tmp_path)
     half = load(overrides=["worker.gpu_memory_utilization=0.5"], environ={})
-    executor = CudaExecutor(folder, half)
+    executor = cuda_executor(folder, half)
     _, total = torch.cuda.mem_get_info()
     pool_bytes = executor.num_blocks * half.kv.block_size * executor.kv_bytes_per_token
     assert 0 < pool_bytes < total / 2
     tiny = load(overrides=["worker.gpu_memory_utilization=0.0001"], environ={})
     with pytest.raises(ValueError, match="does not fit"):
-        CudaExecutor(folder, tiny)
+        cuda_executor(folder, tiny)

@@ -17,6 +17,8 @@ from bros.workers.attention.device_batch import Grid, to_device
 from bros.workers.attention.device_pool import DevicePool
 from bros.workers.attention.interface import AttentionBatch, KvPool
 from bros.workers.attention.torch_reference import TorchAttention
+from bros.workers.executor.executor import Executor
+from bros.workers.factory import cuda_executor
 from rows import RowRunner
 from tiny import VOCABULARY, generate, make_checkpoint
 
@@ -79,20 +81,18 @@ def run_family(
     folder: Path,
     device: str,
     settings: list[str],
-    prepare: Callable[[Any], None],
+    prepare: Callable[[Executor], None],
     lengths: tuple[int, ...] = (3, 16, 45, 70),
     num_tokens: int = 20,
 ) -> RowRunner:
     """Token for token what transformers says, with prompts in chunks and rows that lose KV."""
-    from bros.workers.executor.cuda import CudaExecutor
-
     model = make_checkpoint(family, folder / "model")
     rng = random.Random(4)
     prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
     expected = [generate(model, prompt, num_tokens) for prompt in prompts]
     base = ["model.dtype=float32", "kv.num_blocks=40", "scheduler.max_sequences=8"]
     config = load(overrides=[*base, *settings], environ={})
-    executor = CudaExecutor(model, config, device=device)
+    executor = cuda_executor(model, config, device=device)
     runner = RowRunner(executor, config, folder / "table")
     prepare(executor)
     runner.allocator.costs.copy_s_per_block = 0.0
@@ -103,8 +103,8 @@ def run_family(
     while pending := [row for row in rows if len(runner.tokens[row]) < len(wanted[row])]:
         runner.step([(row, min(19, runner.pending(row))) for row in pending])
         turns += 1
-        if device != "cpu" and turns % 6 == 0:  # copies need a device
-            runner.allocator.give_up(rows[1] if turns % 12 else rows[3])
+        if turns % (3 if device == "cpu" else 6) == 0:  # the interpreter runs few turns
+            runner.allocator.give_up(rows[1] if turns % 12 else rows[-1])
     assert runner.tokens == wanted
     check(runner.allocator)
     return runner

@@ -11,6 +11,7 @@ from bros.brosd.config import Config, load
 from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.kv import BlockTable, BlockTableView, TableGeometry
 from bros.workers.executor.executor import Executor
+from bros.workers.factory import cpu_executor
 from bros.workers.profile import profile, shapes
 
 
@@ -43,7 +44,7 @@ def config_of(folder: Path, *settings: str) -> Config:
 def loaded(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Executor:
     folder = tmp_path_factory.mktemp("profile")
     config = config_of(folder)
-    executor = Executor(model_dir, config)
+    executor = cpu_executor(model_dir, config)
     BlockTable(folder / "table", TableGeometry(24, config.kv.block_size, 8, executor.max_len))
     executor.attach(BlockTableView(folder / "table"))
     executor.warm_up()  # as a worker does before: compiling is not to be measured

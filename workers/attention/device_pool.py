@@ -8,7 +8,7 @@ import torch
 class DevicePool:
     """`keys`, `values`: (layers, blocks + 1, block_size, kv_heads, head_dim).
 
-    The last block is nobody's: tokens that only pad a batch are written there.
+    The last block, `spare_block`, belongs to no one: tokens that only pad a batch go there.
     """
 
     def __init__(
@@ -21,3 +21,8 @@ class DevicePool:
         # Zeros, not empty: a slot that was never written must not hold a NaN.
         self.keys = torch.zeros(whole, dtype=dtype, device=device)
         self.values = torch.zeros(whole, dtype=dtype, device=device)
+
+    @staticmethod
+    def by_slot(keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of `keys` and `values`, laid out as the pool's, in which slots are dimension 2."""
+        return keys, values

@@ -76,6 +76,11 @@ class KvPool:
         self.values = torch.zeros(value_shape, dtype=dtype)
 
     @staticmethod
+    def by_slot(keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of `keys` and `values`, laid out as the pool's, in which slots are dimension 2."""
+        return keys.movedim(-1, 2), values.movedim(-2, 2)
+
+    @staticmethod
     def bytes_per_token(num_layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         return 2 * num_layers * kv_heads * head_dim * dtype.itemsize
 

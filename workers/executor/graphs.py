@@ -1,8 +1,8 @@
 """CUDA graphs of iterations that only decode: one launch instead of hundreds from Python.
 
-A graph reads and writes where it was captured. So each has a batch of its own on the device, for a
-fixed number of rows and the longest tables, and an iteration is padded to the next larger one with
-rows that are nobody's: a single token, in the spare block of the pool.
+A graph reads and writes the memory that it was captured with. So each has a batch of its own on
+the device, for a fixed number of rows and the longest tables. An iteration takes the next larger
+graph, and is padded with rows that belong to no one: one token each, in the pool's spare block.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[], None]
 Capture = Callable[[Work], Work]  # returns what does the same work again
-RunDecodes = Callable[
-    [DeviceBatch], torch.Tensor
-]  # logits (rows, vocabulary) of a batch of decodes
+RunDecodes = Callable[[DeviceBatch], torch.Tensor]  # to logits (rows, vocabulary)
 
 
 @dataclass(frozen=True)
 class GraphLimits:
-    """What the batches of graphs must have room for."""
+    """The largest batch that graphs are captured for."""
 
     max_rows: int
     max_len: int  # tokens of a row
@@ -37,7 +35,7 @@ class GraphLimits:
 
 
 def graph_sizes(max_rows: int) -> list[int]:
-    """Rows of each graph: few enough to capture in seconds, close enough to waste little."""
+    """Return the rows of each graph: few, to be captured in seconds; close, to waste little."""
     steps = [1, 2, 4, *range(8, 64, 8), *range(64, max_rows, 16)]
     return [size for size in steps if size < max_rows] + [max_rows]
 
@@ -45,7 +43,7 @@ def graph_sizes(max_rows: int) -> list[int]:
 def pad(
     ids: np.ndarray, batch: AttentionBatch, size: int, spare_block: int
 ) -> tuple[np.ndarray, AttentionBatch]:
-    """The same decodes, then rows of one token in the spare block, `size` in all."""
+    """Return the same decodes followed by rows of one token in the spare block, `size` in all."""
     num_rows, width = batch.tables.shape
     extra = (0, size - num_rows)
     tables = np.full((size, width), spare_block, np.int32)
@@ -60,7 +58,7 @@ def pad(
 
 
 class CudaCapture:
-    """A `Capture` whose graphs share their memory: only one runs at a time."""
+    """A `Capture` whose graphs share their memory, as only one runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -69,7 +67,7 @@ class CudaCapture:
         compute, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(compute)
         with torch.cuda.stream(aside):
-            work()  # kernels are compiled, libraries make their workspaces: none of it captured
+            work()  # compiles kernels and makes libraries' workspaces, which must not be captured
         compute.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
@@ -79,39 +77,47 @@ class CudaCapture:
 
 
 class DecodeGraphs:
-    """Graphs for up to `room.max_rows` decodes; `capture` them while no row is known."""
+    """Graphs of up to `limits.max_rows` decodes. There are none before `capture`."""
 
-    def __init__(self, run: RunDecodes, grid: Grid, room: GraphLimits, device: str) -> None:
+    def __init__(self, run: RunDecodes, grid: Grid, limits: GraphLimits, device: str) -> None:
         self._run = run
         self._grid = grid
-        self._room = room
+        self._limits = limits
         self._device = device
         self._graphs: dict[int, tuple[DeviceBatch, Work]] = {}  # by rows, smallest first
         self._logits = torch.empty(0)  # (max_rows, vocabulary): all graphs write there
 
+    @property
+    def captured(self) -> bool:
+        """Whether there are graphs."""
+        return bool(self._graphs)
+
     @torch.inference_mode()
     def capture(self, capture: Capture) -> None:
-        """Capture all sizes, the largest first: the others find room in its memory."""
+        """Capture all sizes, the largest first: the others then fit into its memory.
+
+        No row may be known yet. Raise RuntimeError if the model cannot be captured.
+        """
         graphs: dict[int, tuple[DeviceBatch, Work]] = {}
-        for size in reversed(graph_sizes(self._room.max_rows)):
+        for size in reversed(graph_sizes(self._limits.max_rows)):
             batch = self._padding_batch(size)
             if not graphs:
                 self._logits = self._run(batch).clone()
             graphs[size] = batch, capture(self._work(batch))
         self._graphs = dict(sorted(graphs.items()))
-        log.info("event=graphs sizes=%d max_rows=%d", len(graphs), self._room.max_rows)
+        log.info("event=graphs sizes=%d max_rows=%d", len(graphs), self._limits.max_rows)
 
     @torch.inference_mode()
     def run(self, ids: np.ndarray, batch: AttentionBatch, last: np.ndarray) -> torch.Tensor | None:
-        """Logits (len(last), vocabulary) after the queries `last`; None if no graph is for these.
+        """Return logits (len(last), vocabulary) after the queries `last`; None if no graph fits.
 
-        They are overwritten by the next run.
+        The next run overwrites them.
         """
         size = next((size for size in self._graphs if size >= len(ids)), None)
         if size is None or len(ids) > len(batch.counts):
             return None
         static, replay = self._graphs[size]
-        static.become(self._to_device(*pad(ids, batch, size, self._room.spare_block)))
+        static.become(self._to_device(*pad(ids, batch, size, self._limits.spare_block)))
         replay()
         if len(last) == len(ids):
             return self._logits[: len(ids)]
@@ -124,18 +130,18 @@ class DecodeGraphs:
         return work
 
     def _padding_batch(self, size: int) -> DeviceBatch:
-        """A batch of padding alone, with tables as wide as any."""
-        width = -(-self._room.max_len // self._room.block_size)
+        """Return a batch of padding alone, with the widest tables."""
+        width = -(-self._limits.max_len // self._limits.block_size)
         none = np.zeros(0, np.int32)
         empty = AttentionBatch(
             starts=none,
             counts=none,
             tables=np.zeros((0, width), np.int32),
             reverse=np.zeros(0, np.bool_),
-            block_size=self._room.block_size,
+            block_size=self._limits.block_size,
         )
-        return self._to_device(*pad(none, empty, size, self._room.spare_block))
+        return self._to_device(*pad(none, empty, size, self._limits.spare_block))
 
     def _to_device(self, ids: np.ndarray, batch: AttentionBatch) -> DeviceBatch:
-        """Keys are split as the longest rows need it: a graph cannot change its launches."""
-        return to_device(ids, batch, self._grid, self._device, longest=self._room.max_len)
+        """Split keys as the longest rows need it: a graph cannot change its launches."""
+        return to_device(ids, batch, self._grid, self._device, longest=self._limits.max_len)

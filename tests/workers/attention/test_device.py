@@ -15,6 +15,8 @@ pytest.importorskip("triton")
 
 from bros.workers.attention.flash import FlashAttention
 from bros.workers.attention.triton_paged import TritonAttention
+from bros.workers.executor.cuda_runner import CudaRunner
+from bros.workers.executor.executor import Executor
 from device_attention import ROWS, error_against_torch, run_family, sdpa_varlen
 
 KINDS = [(TritonAttention, False), (partial(FlashAttention, varlen=sdpa_varlen), True)]
@@ -42,8 +44,10 @@ def test_kernels_agree_with_torch(
 def test_padded_decodes_give_the_same_tokens(family: str, tmp_path: Path) -> None:
     """Eager stands in for graphs: what they would run is run again, in their batches."""
 
-    def prepare(executor: Any) -> None:
-        executor.make_graphs(lambda work: work)
-        assert executor.has_graphs
+    def prepare(executor: Executor) -> None:
+        assert isinstance(executor.runner, CudaRunner)
+        executor.runner.capture_graphs(lambda work: work)
+        assert executor.runner.has_graphs
 
-    run_family(family, tmp_path, "cpu", [], prepare, lengths=(3, 25), num_tokens=5)
+    runner = run_family(family, tmp_path, "cpu", [], prepare, lengths=(3, 25), num_tokens=5)
+    assert runner.allocator.counters.restored_blocks > 0

@@ -11,7 +11,7 @@ from bros.brosd.config import load
 from bros.brosd.protocol.wire import Sampling
 from bros.kv import Klass
 from bros.workers.cpu.panel_code import has_matrix_unit
-from bros.workers.executor.executor import Executor
+from bros.workers.factory import cpu_executor
 from rows import RowRunner
 
 NUM_TOKENS = 12
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(has_matrix_unit(), reason="oneDNN's products dep
 
 def test_company_changes_no_bit(model_dir: Path, tmp_path: Path) -> None:
     config = load(overrides=["kv.num_blocks=128"], environ={})
-    executor = Executor(model_dir, config)
+    executor = cpu_executor(model_dir, config)
     rng = random.Random(7)
     prompts = [[rng.randrange(100, 49000) for _ in range(length)] for length in LENGTHS]
     sampling = Sampling(temperature=0.0, logprobs=0)

@@ -16,6 +16,7 @@ from bros.brosd.protocol.wire import Sampling
 from bros.kv import Klass
 from bros.kv.invariants import check
 from bros.workers.executor.executor import Executor
+from bros.workers.factory import cpu_executor
 from rows import RowRunner
 
 NUM_TOKENS = 16
@@ -30,7 +31,7 @@ def config(request: pytest.FixtureRequest) -> Config:
 
 @pytest.fixture(scope="module")
 def executor(config: Config, model_dir: Path) -> Executor:
-    return Executor(model_dir, config)
+    return cpu_executor(model_dir, config)
 
 
 @pytest.fixture

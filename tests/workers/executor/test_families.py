@@ -11,7 +11,7 @@ import torch
 from bros.brosd.config import load
 from bros.kv import Klass
 from bros.kv.invariants import check
-from bros.workers.executor.executor import Executor
+from bros.workers.factory import cpu_executor
 from bros.workers.models.shape import ModelShape, UnsupportedModel
 from bros.workers.tensor_parallel import Ranks, Shards
 from rows import RowRunner
@@ -32,7 +32,7 @@ def test_mixed_rows_that_lose_their_kv(family: str, tmp_path: Path) -> None:
     assert len({token for tokens in expected for token in tokens[-NUM_TOKENS:]}) > 10
 
     config = load(overrides=SETTINGS, environ={})
-    runner = RowRunner(Executor(folder, config), config, tmp_path / "table")
+    runner = RowRunner(cpu_executor(folder, config), config, tmp_path / "table")
     runner.allocator.costs.copy_s_per_block = 0.0
     runner.allocator.costs.compute_s_per_token = 1.0  # so that copies pay
     rows = [runner.open(Klass(i % 2), prompt) for i, prompt in enumerate(prompts)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.workers.attention.device_batch import DeviceBatch, Grid, to_device
@@ -50,6 +50,7 @@ def decodes(draw: st.DrawFn) -> AttentionBatch:
 
 
 @given(st.lists(decodes(), min_size=1, max_size=4))
+@settings(deadline=None)
 def test_a_padded_iteration_computes_what_it_would_alone(batches: list[AttentionBatch]) -> None:
     """One after the other through the same graphs, and nobody's slots are touched."""
     padded, plain = Pool(), Pool()

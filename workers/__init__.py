@@ -1,4 +1,4 @@
-"""The worker process: one device, its weights, its KV pool. Knows rows, not requests or classes."""
+"""The worker process: a device, a model's weights and a KV pool. It knows rows, not requests."""
 
 if __name__ != "bros.workers":
     raise ImportError("import bros.workers, not workers: one file has one module name")

@@ -18,32 +18,32 @@ from bros.workers.version import compiled_folder
 
 
 def set_threads(config: Config) -> None:
-    """Share the cores between torch and Numba, and with the rest of the machine.
+    """Set how many threads torch and Numba use, and how they wait.
 
-    Set through the environment, before either is imported.
+    This works through the environment, before either is imported.
     """
     threads = config.worker.threads or len(os.sched_getaffinity(0))
     os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = str(threads)
-    # Threads that spin long at a barrier starve the one they wait for as soon as anybody else
-    # wants a core: beside a second worker an iteration took 1,900 ms instead of 60 (measured).
+    # Threads that spin long at a barrier starve the thread that they wait for as soon as another
+    # process wants a core: beside a second worker an iteration took 1,900 ms, not 60 (measured).
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     os.environ.setdefault("NUMBA_THREADING_LAYER_PRIORITY", "omp tbb workqueue")
     os.environ["NUMBA_CACHE_DIR"] = str(compiled_folder(config.cache))
-    share_openmp()  # which reads the environment when it is loaded
+    share_openmp()  # the library reads the environment when it is loaded
 
 
 def share_openmp() -> None:
-    """Have torch and Numba use one OpenMP library, and with it the same threads.
+    """Have torch and Numba use one OpenMP library, and so the same threads.
 
-    torch brings a copy of its own, Numba asks for the system's; loaded first, that serves both.
-    With two, the threads of one spin while those of the other work (measured: a fifth slower).
+    torch brings its own copy and Numba asks for the system's. If the system's is loaded first, it
+    serves both. With two, threads of one spin while the other's work (measured: a fifth slower).
     """
     with suppress(OSError):
         ctypes.CDLL("libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
 
 
 def main() -> int:
-    """Parse the daemon's arguments and run. The first rank starts the others, with the same."""
+    """Parse the daemon's arguments and run. Return the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runtime-dir", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)

@@ -1,6 +1,6 @@
 """The device of a worker process. `python -m bros.workers.device`: how many CUDA devices there are.
 
-The daemon asks in a process of its own, so that it need not load torch.
+The daemon asks in a separate process, so that it need not load torch itself.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 
 
 def main() -> int:
-    """The number goes to standard output, the reason why it is 0 to standard error."""
+    """Print the number to standard output; if it is 0, print the reason to standard error."""
     import torch
 
     if torch.version.cuda is None:

@@ -10,7 +10,7 @@ from bros.brosd.protocol.runtime_folder import inbox_socket, worker_name
 
 @dataclass(frozen=True)
 class Identity:
-    """Incarnation `generation` of worker `index`; process `rank` of those that share its model."""
+    """Process `rank` of worker `index`, which was started for the `generation`th time."""
 
     index: int
     generation: int
@@ -33,16 +33,16 @@ class Identity:
 
     @property
     def device(self) -> str:
-        """As torch calls it."""
+        """The device's name in torch."""
         return f"cuda:{self.devices[self.rank]}" if self.kind == "cuda" else "cpu"
 
     @property
     def arguments(self) -> list[str]:
-        """The command line of `bros.workers` that makes it."""
+        """Arguments of `python -m bros.workers` that start this process."""
         devices = ",".join(str(device) for device in self.devices)
         words = ["--index", str(self.index), "--generation", str(self.generation)]
         return [*words, "--kind", self.kind, "--devices", devices, "--rank", str(self.rank)]
 
     def of_rank(self, rank: int) -> Identity:
-        """Another process of the same worker."""
+        """Return the identity of another process of the same worker."""
         return replace(self, rank=rank)

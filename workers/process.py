@@ -1,4 +1,4 @@
-"""The worker process from its first message to its last: load, attach, then plan after plan."""
+"""A worker's processes from first message to last: load the model, attach, run plan after plan."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ from bros.brosd.protocol.wire import (
 from bros.workers.identity import Identity
 
 if TYPE_CHECKING:
+    from bros.workers.executor.executor import Executor
     from bros.workers.team import Leader
 
 log = logging.getLogger(__name__)
 
 
 class RankProcess:
-    """One process of a worker: says when it starts, and why if it fails. `run` returns a status."""
+    """One process of a worker, which has one for each rank that shares its model.
+
+    If it fails, it tells the daemon why before it ends.
+    """
 
     def __init__(self, config: Config, model: Path, identity: Identity) -> None:
         self._config = config
@@ -44,7 +48,7 @@ class RankProcess:
         self._outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(daemon_socket(config.runtime))
 
     def run(self) -> int:
-        """Serve until told to stop; a failure is told to the daemon before the process ends."""
+        """Serve until told to stop. Return the exit status."""
         try:
             self._serve()
         except (OSError, ValueError, MemoryError, msgspec.MsgspecError) as error:
@@ -67,7 +71,7 @@ class RankProcess:
 
 
 class Follower(RankProcess):
-    """A rank that does what the first one does."""
+    """A rank above 0: repeats what rank 0 does, at whose messages it waits."""
 
     def _serve(self) -> None:
         path = self._identity.socket_in(self._config.runtime)
@@ -79,7 +83,7 @@ class Follower(RankProcess):
 
 
 class Worker(RankProcess):
-    """The process that the daemon knows."""
+    """Rank 0, the process that the daemon knows. It starts the other ranks."""
 
     def __init__(self, config: Config, model: Path, identity: Identity) -> None:
         super().__init__(config, model, identity)
@@ -97,17 +101,7 @@ class Worker(RankProcess):
         start_followers(self._config, self._model, identity)
         executor = make_executor(self._config, self._model, identity)
         team = Leader(executor, self._config, identity)
-        self._outbox.send(
-            Geometry(
-                worker=identity.index,
-                generation=identity.generation,
-                num_blocks=executor.num_blocks,
-                block_size=self._config.kv.block_size,
-                max_len=executor.max_len,
-                vocab_size=executor.vocab_size,
-                kv_bytes_per_token=executor.kv_bytes_per_token,
-            )
-        )
+        self._outbox.send(self._geometry(executor))
         while True:
             match self._inbox.recv():
                 case Attach(path=path):
@@ -120,6 +114,17 @@ class Worker(RankProcess):
                 case Stop():
                     team.stop()
                     return
+
+    def _geometry(self, executor: Executor) -> Geometry:
+        return Geometry(
+            worker=self._identity.index,
+            generation=self._identity.generation,
+            num_blocks=executor.num_blocks,
+            block_size=self._config.kv.block_size,
+            max_len=executor.max_len,
+            vocab_size=executor.vocab_size,
+            kv_bytes_per_token=executor.kv_bytes_per_token,
+        )
 
     def _step(self, team: Leader, plan: StepPlan) -> StepDone:
         began_s = time.monotonic()

@@ -1,6 +1,6 @@
-"""How long iterations take on this device: a short profile at start, kept for the next start.
+"""How long iterations take on this device: measured at start, and kept for the next start.
 
-The scheduler's cost model learns from it before the first request, and from real iterations then.
+The scheduler's cost model learns from it before the first request, and from real iterations later.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ BATCHES = (1, 8, 24, 64)  # rows that decode together
 CONTEXTS = (32, 256, 1024)  # tokens
 CHUNKS = (32, 96, 256)  # prompt tokens
 ROUNDS = 2  # the faster one counts
-BUDGET_S = 3.0  # after that, what has been measured must do
+BUDGET_S = 3.0  # no iteration is measured after that
 CPU_INFO = Path("/proc/cpuinfo")
 
 _decoder = msgspec.json.Decoder(list[Sample])
 
 
 class Rehearsed(Protocol):
-    """What runs iterations of rows that are made up: `bros.workers.executor.executor.Executor`."""
+    """Something that can run iterations of rows that are made up, such as a `Leader`."""
 
     @property
     def num_blocks(self) -> int: ...
@@ -45,11 +45,11 @@ class Rehearsed(Protocol):
     def max_len(self) -> int: ...
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:
-        """An iteration of chunks of `counts` tokens after `starts`."""
+        """Run an iteration of chunks of `counts` tokens after `starts`."""
 
 
 def profile(executor: Rehearsed, model: Path, config: Config) -> list[Sample]:
-    """Measured now, or by an earlier start of the same model, device, settings and version."""
+    """Return a profile measured now, or at an earlier start with the same fingerprint."""
     path = config.cache / "profiles" / f"{_fingerprint(model, config)}.json"
     try:
         return _decoder.decode(path.read_bytes())
@@ -67,7 +67,10 @@ def profile(executor: Rehearsed, model: Path, config: Config) -> list[Sample]:
 
 
 def shapes(executor: Rehearsed, config: Config) -> Iterator[tuple[list[int], list[int]]]:
-    """Starts and counts of iterations that tell the cost model's terms apart, few of each first."""
+    """Yield starts and counts of iterations that differ in the cost model's terms.
+
+    Prompts, decodes and mixtures take turns, so that a profile cut short has some of each.
+    """
     limits, size = config.scheduler, config.kv.block_size
 
     def fits(starts: list[int], counts: list[int]) -> bool:
@@ -97,7 +100,7 @@ def _measure(executor: Rehearsed, starts: list[int], counts: list[int]) -> Sampl
 
 
 def _keep(samples: list[Sample], path: Path) -> None:
-    """Store them whole or not at all; a start without a cache is slower, and works."""
+    """Store the samples whole or not at all. If that fails, the next start measures again."""
     scratch = path.with_suffix(f".{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +111,7 @@ def _keep(samples: list[Sample], path: Path) -> None:
 
 
 def _fingerprint(model: Path, config: Config) -> str:
-    """Names everything that iteration times depend on."""
+    """Return a hash of everything that iteration times depend on."""
     parts = (
         kernels_version(),
         str(model),

@@ -1,8 +1,8 @@
 """A worker of several processes that share one model: the first leads, the others follow.
 
-The leader alone talks to the daemon and draws tokens. It passes on each message that makes all
-run the same forward; inside one, they meet in collectives. If a follower ends, the leader ends with
-it, and the kernel ends the followers of a dead leader: the worker lives or dies as one.
+Only the leader talks to the daemon and draws tokens. It passes on each message that makes all ranks
+run the same forward; inside a forward they meet in collectives. If a follower ends, the leader ends
+too, and the kernel ends the followers of a dead leader: the worker lives or dies as one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 class Leader:
-    """Runs what `Executor` runs, on all ranks."""
+    """Rank 0 of a worker: does what its own executor does, and has all followers do the same.
+
+    With one rank there are no followers, and it only passes calls on.
+    """
 
     def __init__(self, executor: Executor, config: Config, identity: Identity) -> None:
         self._executor = executor
@@ -59,34 +62,39 @@ class Leader:
         return self._executor.max_len
 
     def attach(self, path: Path) -> None:
+        """Have all ranks allocate their pools for the block table at `path`."""
         self._tell(Attach(str(path)))
         self._executor.attach(BlockTableView(path))
 
     def warm_up(self) -> None:
+        """Compile kernels on all ranks."""
         for starts, counts in self._executor.warm_up_shapes:
             self._tell(Rehearse(starts, counts))
         self._executor.warm_up()
 
     def rehearse(self, starts: list[int], counts: list[int]) -> None:
+        """Run an iteration of rows that are made up on all ranks; see `Executor.rehearse`."""
         self._tell(Rehearse(starts, counts))
         self._executor.rehearse(starts, counts)
 
     def copy(self, plan: StepPlan) -> None:
-        """Our part of the plan's copies; the others make theirs when they get the plan."""
+        """Make this rank's copies of the plan; followers make theirs when they get the plan."""
         self._tell(plan)
         self._executor.copy(plan)
 
     def copied(self) -> Copied:
-        """What the plan's copies took on this rank."""
+        """Return what the plan's copies took on this rank."""
         return self._executor.copied()
 
     def step(self, plan: StepPlan) -> Choice:
+        """Run the plan's iteration, and tell the followers which tokens were drawn."""
         choice = self._executor.step(plan)
         if plan.rows:
             self._tell(Sampled(pack_ids(choice.tokens)))
         return choice
 
     def stop(self) -> None:
+        """Have the followers end."""
         self._tell(Stop())
         for outbox in self._outboxes:
             outbox.close()
@@ -97,7 +105,7 @@ class Leader:
 
 
 def follow(executor: Executor, inbox: BlockingInbox[ToFollower]) -> None:
-    """Do what the leader does, until it says stop."""
+    """Do what the leader does until it says stop."""
     while True:
         match inbox.recv():
             case Attach(path=path):
@@ -114,7 +122,7 @@ def follow(executor: Executor, inbox: BlockingInbox[ToFollower]) -> None:
 
 
 def start_followers(config: Config, model: Path, identity: Identity) -> None:
-    """Start the other ranks, and end this process when one of them ends before it is told to."""
+    """Start the other ranks. This process ends if one of them ends before it should."""
     for rank in range(1, identity.size):
         command = [sys.executable, "-m", "bros.workers", "--runtime-dir", str(config.runtime)]
         command += ["--model", str(model), *identity.of_rank(rank).arguments]
@@ -128,11 +136,11 @@ def start_followers(config: Config, model: Path, identity: Identity) -> None:
 def _end_with(process: subprocess.Popen[bytes], config: Config, who: Identity, rank: int) -> None:
     status = process.wait()
     if status == 0:
-        return  # it was told to
-    if status < 0:  # otherwise it has said why
+        return  # it was told to end
+    if status < 0:  # otherwise it has told the daemon why
         reason = f"rank {rank} was killed by {signal.Signals(-status).name}"
         outbox: BlockingOutbox[ToDaemon] = BlockingOutbox(daemon_socket(config.runtime))
         outbox.send(Fault(who.peer, who.generation, reason))
         outbox.close()
     log.error("event=rank_lost rank=%d status=%d", rank, status)
-    os._exit(1)  # the main thread may be waiting for that rank, for ever
+    os._exit(1)  # the main thread may be waiting for that rank in a collective

@@ -1,8 +1,8 @@
 """One model over several processes: each has some of the KV heads, and a share of every MLP.
 
-Tensor parallelism as Megatron has it: q, k, v, gate and up are cut by outputs, o and down by
-inputs, whose partial results are added up over all ranks. KV heads need not divide evenly. Which
-layer is cut how is the model's own plan, in its transformers configuration.
+Tensor parallelism as in Megatron-LM: q, k, v, gate and up are cut by outputs; o and down are cut by
+inputs, and their partial results are added up over all ranks. KV heads need not divide evenly. How
+each layer is cut is said by the model's own plan, in its transformers configuration.
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ COLWISE, ROWWISE, WHOLE = "colwise", "rowwise", "replicated_with_grad_allreduce"
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that share the model."""
+    """Which of the processes that share a model this one is: number `rank` of `size`, from 0.
+
+    The default is a process that has the model to itself.
+    """
 
     rank: int = 0
     size: int = 1
 
     def share(self, count: int) -> slice:
-        """Its part of `count` things; the first ranks have one more if it does not divide."""
+        """Return this rank's part of `count` things; the first ranks may have one more."""
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
 
     def least(self, number: int) -> int:
-        """The least of all ranks' numbers."""
+        """Return the least of all ranks' numbers. All ranks must call it."""
         if self.size == 1:
             return number
         cell = torch.tensor([number], device=_device_of_group())
@@ -52,7 +55,7 @@ def _device_of_group() -> str:
 
 
 def join(ranks: Ranks, store: Path, kind: str) -> None:
-    """Meet the other ranks; all of them on this machine."""
+    """Wait for the other ranks, all on this machine. `store` is a file that all of them know."""
     if ranks.size == 1:
         return
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -66,7 +69,7 @@ def join(ranks: Ranks, store: Path, kind: str) -> None:
 
 
 class RowParallelLinear(torch.nn.Module):
-    """A linear layer whose inputs are cut: the sum over ranks is what the whole one computes."""
+    """A linear layer of which this rank has some inputs; results are summed over all ranks."""
 
     def __init__(self, linear: torch.nn.Linear) -> None:
         super().__init__()
@@ -80,9 +83,10 @@ class RowParallelLinear(torch.nn.Module):
 
 
 class Shards:
-    """Cuts a loaded model in place. UnsupportedModel if it cannot be cut like that."""
+    """Cuts a loaded model down to this rank's part, in place."""
 
     def __init__(self, ranks: Ranks, shape: ModelShape) -> None:
+        """Raise UnsupportedModel if there are fewer KV heads than ranks."""
         if shape.kv_heads < ranks.size:
             raise UnsupportedModel(
                 f"worker.tensor_parallel = {ranks.size} needs as many KV heads, and the model has "
@@ -95,7 +99,10 @@ class Shards:
         self.num_kv_heads = len(range(shape.kv_heads)[self._kv_heads])
 
     def cut(self, model: Any) -> None:
-        """Leave this rank's part of all layers of a transformers model that its plan names."""
+        """Leave this rank's part of all layers that the plan of a transformers model names.
+
+        Raise UnsupportedModel if it has no plan, or one that we cannot follow.
+        """
         config = model.config.get_text_config()
         plan = getattr(config, "base_model_tp_plan", None) or {}
         layers = {k: v for k, v in plan.items() if k.startswith("layers.")}
@@ -134,7 +141,7 @@ class Shards:
         return linear if by_output else RowParallelLinear(linear)
 
     def _span(self, leaf: str, size: int) -> slice:
-        """Which outputs, or inputs, of a layer are this rank's: whole heads, where there are."""
+        """Return which outputs or inputs of a layer are this rank's: whole heads in attention."""
         if leaf in KEY_VALUE:
             unit = self._head_dim
         elif leaf in QUERY + OUTPUT:
@@ -145,5 +152,5 @@ class Shards:
 
 
 def _kept(part: torch.Tensor) -> torch.nn.Parameter:
-    """A copy, so that the whole is freed."""
+    """Return a copy, so that the memory of the whole can be freed."""
     return torch.nn.Parameter(part.clone(memory_format=torch.contiguous_format), False)

@@ -1,4 +1,4 @@
-"""Which version of the kernels this is: for what is kept on disk and must not outlive them."""
+"""A version of the kernels' sources, and the folder of the code compiled from them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ UNUSED_S = 30 * 86400.0
 
 @cache
 def kernels_version() -> str:
-    """Names their sources: Numba itself looks at one file of several."""
+    """Return a hash of all sources: Numba itself checks one file of those that it compiles."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     return digest.hexdigest()[:16]
 
 
 def compiled_folder(cache: Path) -> Path:
-    """Where this version's compiled kernels are kept; those of versions long unused are removed."""
+    """Return where this version's compiled kernels are kept; remove versions long unused."""
     folder = cache / "numba" / kernels_version()
-    with suppress(OSError):  # without a cache a start is slower, and works
+    with suppress(OSError):  # without a cache, starts are slower but work
         folder.mkdir(parents=True, exist_ok=True)
         folder.touch()
         for other in folder.parent.iterdir():

@@ -1,1 +1,1 @@
-"""Attention over the paged KV pool: one interface, implementations that agree with each other."""
+"""Attention over the paged KV pool: one interface, and implementations that agree."""

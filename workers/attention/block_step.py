@@ -1,8 +1,8 @@
 """One step of online softmax: a group of query heads meets one block of keys and values.
 
-Written as LLVM vectors, because loops over arrays leave every partial sum in memory, where it takes
-ten times as long (measured). In each register lie the slots of a block, or the dimensions of a
-value; what the heads of a group share, a key or a value, is read and converted once for all.
+It is written as LLVM vectors: loops over arrays leave every partial sum in memory, which takes ten
+times as long (measured). A register holds slots of a block, or dimensions of a value. The heads of
+a group share keys and values, so each is read and converted once for all of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOWEST = -1e30  # finite: the difference of two of them is 0, not NaN
 
 
 class Step:
-    """Builds the step for one group: all pointers are to the first element of what is named."""
+    """Builds the step for one group. Pointers are to the first element of what is named."""
 
     def __init__(self, builder: ir.IRBuilder, block_size: int, head_dim: int, heads: int) -> None:
         self._builder = builder
@@ -38,7 +38,7 @@ class Step:
         self._dims = Vectors(builder, gcd(head_dim, LANES))
 
     def _at(self, pointer: ir.Value, *terms: int | ir.Value | tuple[ir.Value, int]) -> ir.Value:
-        """The element at the sum of the terms; a pair is a product."""
+        """Return the element at the sum of the terms; a pair is a product."""
         builder, index = self._builder, INDEX(0)
         for term in terms:
             if isinstance(term, tuple):
@@ -49,7 +49,7 @@ class Step:
     def _sums(
         self, vectors: Vectors, starts: Sequence[ir.Value]
     ) -> tuple[list[ir.Value], Callable[[int, ir.Value, ir.Value], None]]:
-        """Variables, which LLVM keeps in registers, and a function that adds a product to one."""
+        """Return variables, kept in registers, and a function that adds a product to one."""
         variables = [cgutils.alloca_once(self._builder, vectors.type) for _ in starts]
         for variable, start in zip(variables, starts, strict=True):
             self._builder.store(start, variable)
@@ -61,7 +61,7 @@ class Step:
         return variables, add
 
     def _for_each(self, count: int, body: Callable[[ir.Value], None]) -> None:
-        """A loop, several rounds at a time."""
+        """Build a loop that does several rounds at a time."""
         unroll = gcd(count, UNROLL)
         with cgutils.for_range(self._builder, INDEX(count // unroll)) as loop:
             first = self._builder.mul(loop.index, INDEX(unroll))
@@ -69,7 +69,7 @@ class Step:
                 body(self._builder.add(first, INDEX(k)))
 
     def scores(self, queries: ir.Value, keys: ir.Value, out: ir.Value) -> None:
-        """`out` (heads, block_size): products of queries (heads, head_dim) and keys."""
+        """Write products of queries (heads, head_dim) and keys to `out` (heads, block_size)."""
         slots, size, dims = self._slots, self._block_size, self._head_dim
         with cgutils.for_range(self._builder, INDEX(size // slots.size)) as tile:
             first = self._builder.mul(tile.index, INDEX(slots.size))
@@ -88,7 +88,7 @@ class Step:
     def softmax(
         self, scores: ir.Value, low: ir.Value, high: ir.Value, peaks: ir.Value, totals: ir.Value
     ) -> list[ir.Value]:
-        """Scores of slots in [low, high) to weights; by what earlier sums of each head shrink."""
+        """Turn scores of slots in [low, high) into weights; return factors for old sums."""
         builder = self._builder
         shrinks = []
         for head in range(self._heads):
@@ -109,7 +109,7 @@ class Step:
         return range(0, self._block_size, self._slots.size)
 
     def _peak(self, row: ir.Value, low: ir.Value, high: ir.Value, old: ir.Value) -> ir.Value:
-        """The highest score; those that are none become `LOWEST`."""
+        """Return the highest score; set those of slots that do not count to `LOWEST`."""
         builder, slots = self._builder, self._slots
         best = slots.splat(old)
         low, high = (slots.splat(builder.trunc(bound, WORD)) for bound in (low, high))
@@ -126,7 +126,7 @@ class Step:
         return slots.reduce("fmax", best)
 
     def _weigh(self, row: ir.Value, peak: ir.Value) -> ir.Value:
-        """Scores to weights, in place; their sum."""
+        """Turn scores into weights in place; return their sum."""
         slots, total = self._slots, self._slots.constant(0.0)
         for first in self._tiles():
             at = self._at(row, first)
@@ -139,7 +139,7 @@ class Step:
     def values(
         self, weights: ir.Value, shrinks: list[ir.Value], values: ir.Value, out: ir.Value
     ) -> None:
-        """Shrink `out` (heads, head_dim), and add the values by their weights."""
+        """Shrink `out` (heads, head_dim), then add the values times their weights."""
         dims, width = self._dims, self._head_dim
         at_once = max(1, SUMS // self._heads) * dims.size  # dimensions
         for first in range(0, width, at_once):
@@ -196,10 +196,10 @@ def block_step(
     scratch: Any,
     state: Any,
 ) -> Any:
-    """`block_step(B, D, G, (qs, at), keys, values, at, (low, high), weights, state)`.
+    """`block_step(B, D, G, (qs, at), keys, values, at, (low, high), weights, state)`: one step.
 
-    `qs`: scaled queries, float32, at `at` those of a group (G, D). `keys`, `values`: the pool of a
-    layer, of which the block and KV head begin at element `at`. Slots in [low, high) count.
+    `qs`: scaled queries, float32; a group's (G, D) begin at `at`. `keys`, `values`: a layer's
+    pool, in which this block and KV head begin at element `at`. Slots in [low, high) count.
     `weights`: scratch (G * B,). `state`: sums (G, D), highest scores (G,) and totals (G,), each an
     array and where the group's part begins.
     """
@@ -233,7 +233,7 @@ def block_step(
 
 @intrinsic(prefer_literal=True)
 def prefetch(_: Any, block_size: Any, head_dim: Any, array: Any, first: Any) -> Any:
-    """`prefetch(B, D, array, at)`: ask for the B * D elements from `at` before they are needed."""
+    """Fetch the B * D elements from `at` into the cache: `prefetch(B, D, array, at)`."""
     num_bytes = block_size.literal_value * head_dim.literal_value * array.dtype.bitwidth // 8
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

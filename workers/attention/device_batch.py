@@ -1,4 +1,4 @@
-"""An iteration's batch on the device: one copy from the host, whatever is in it."""
+"""An iteration's batch on the device, moved there in one copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TILE_COLUMNS = 5  # row, first query, queries, position of the first, end of the
 
 @dataclass(frozen=True)
 class Tiles:
-    """Work of one launch: `table` (tiles, 5); `height` rows each; keys in `splits` parts."""
+    """Work of one launch: `table` (tiles, 5), tiles of `height` rows, keys in `splits` parts."""
 
     table: torch.Tensor
     height: int
@@ -25,7 +25,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Chunks of prompts whose own keys, those of this iteration, are in no tile."""
+    """Prompt chunks whose keys of this iteration are left to another kernel than the tiles'."""
 
     tokens: torch.Tensor  # (n,), int64: which of the batch
     offsets: torch.Tensor  # (chunks + 1,), int32: where each chunk begins among them
@@ -34,7 +34,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """As in `AttentionBatch`, with the place of each token: block times block size plus slot."""
+    """An `AttentionBatch` on the device. A token's place is block times block size plus slot."""
 
     ids: torch.Tensor  # (tokens,), int64
     positions: torch.Tensor  # (tokens,), int64
@@ -45,7 +45,7 @@ class DeviceBatch:
     prompts: Prompts | None = None
 
     def become(self, other: DeviceBatch) -> None:
-        """Take over all of `other`, which has as many tokens and tiles, and no wider tables."""
+        """Copy all of `other` here; it has as many tokens and tiles, and no wider tables."""
         self.ids.copy_(other.ids)
         self.positions.copy_(other.positions)
         self.places.copy_(other.places)
@@ -57,7 +57,7 @@ class DeviceBatch:
 
 @dataclass(frozen=True)
 class Grid:
-    """What tiles depend on beside the batch."""
+    """What tiles depend on besides the batch."""
 
     group: int  # query heads of a KV head
     kv_heads: int
@@ -65,13 +65,13 @@ class Grid:
     apart: bool = False  # own keys of prompt chunks are left to another kernel
 
     def splits(self, num_tiles: int, longest: int, keys_min: int = 128) -> int:
-        """Into how many parts the keys are cut, a power of 2: enough to fill the device."""
+        """Return into how many parts, a power of 2, keys are cut so that the device is full."""
         wanted = min(2 * self.processors // max(1, num_tiles * self.kv_heads), longest // keys_min)
         return 1 << min(wanted, MAX_SPLITS).bit_length() - 1 if wanted > 1 else 1
 
 
 def tile_tables(batch: AttentionBatch, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles of rows with few queries, and of the others: two (tiles, 5) arrays."""
+    """Return tiles of rows with few queries, and of the others: two (tiles, 5) arrays."""
     few: list[tuple[int, ...]] = []
     many: list[tuple[int, ...]] = []
     is_chunk = chunk_rows(batch, grid)
@@ -89,7 +89,7 @@ def tile_tables(batch: AttentionBatch, grid: Grid) -> tuple[np.ndarray, np.ndarr
 
 
 def chunk_rows(batch: AttentionBatch, grid: Grid) -> np.ndarray:
-    """Which rows have more queries than a low tile: (rows,), bool."""
+    """Return which rows have more queries than a low tile: (rows,), bool."""
     chunks: np.ndarray = batch.counts * grid.group > LOW
     return chunks
 
@@ -97,7 +97,7 @@ def chunk_rows(batch: AttentionBatch, grid: Grid) -> np.ndarray:
 def to_device(
     ids: np.ndarray, batch: AttentionBatch, grid: Grid, device: str, longest: int | None = None
 ) -> DeviceBatch:
-    """Move a batch, in one piece. Keys are split as rows of `longest` tokens, if given, need it."""
+    """Move a batch in one copy. Keys are split for rows of `longest` tokens, if that is given."""
     if longest is None:
         longest = int((batch.starts + batch.counts).max())
     blocks, slots = batch.places(batch.positions, batch.row_of_query)
@@ -142,5 +142,5 @@ def to_device(
 
 
 def _padded(group: int) -> int:
-    """A tile holds all heads of at least one query."""
+    """Return the least height of a tile: all heads of one query."""
     return 1 << (group - 1).bit_length()

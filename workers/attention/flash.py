@@ -1,8 +1,8 @@
-"""Attention on CUDA with FlashAttention, the one that torch brings along: no build, no wheel.
+"""Attention on CUDA with the FlashAttention that torch brings along: nothing to build or find.
 
-It does what it is best at, a prompt chunk among its own fresh keys, which lie in order in the
-batch and not in blocks. Pasts, paged and in both directions, and decodes are Triton's. The two
-parts of a chunk are merged by log-sum-exp.
+It computes a prompt chunk among its own fresh keys, which lie in order in the batch and not in
+blocks. Triton's kernel does decodes, and what came before a chunk, in blocks of both directions.
+The two parts of a chunk are merged by log-sum-exp.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bros.workers.attention.device_pool import DevicePool
 from bros.workers.attention.triton_paged import TritonAttention
 
 LN_2 = math.log(2)
-CAUSAL = (-1, 0)  # a window: all before, none behind
+CAUSAL = (-1, 0)  # a window: all keys before, none after
 MAX_HEAD_DIM = 256
 MIN_CAPABILITY = (8, 0)
 
@@ -26,7 +26,7 @@ Varlen = Callable[..., Any]  # as torch.nn.attention.varlen.varlen_attn
 
 
 def flash_obstacle(dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why FlashAttention cannot be used on the current device; None if it can."""
+    """Return why FlashAttention cannot be used on the current device; None if it can."""
     if dtype not in (torch.bfloat16, torch.float16):
         return f"it has no {dtype}"
     if head_dim > MAX_HEAD_DIM or head_dim % 8:
@@ -39,7 +39,7 @@ def flash_obstacle(dtype: torch.dtype, head_dim: int) -> str | None:
 
 
 class FlashAttention(TritonAttention):
-    """See `TritonAttention`; batches have prompts apart from tiles (`Grid.apart`)."""
+    """See `TritonAttention`. Batches must have prompts apart from tiles (`Grid.apart`)."""
 
     def __init__(self, pool: DevicePool, varlen: Varlen = varlen_attn) -> None:
         super().__init__(pool)
@@ -69,9 +69,9 @@ class FlashAttention(TritonAttention):
 def merge(
     one: torch.Tensor, one_lse: torch.Tensor, other: torch.Tensor, other_lse: torch.Tensor
 ) -> torch.Tensor:
-    """Attention over the keys of both: results (tokens, heads, head_dim), sums (tokens, heads).
+    """Return attention over the keys of both parts (tokens, heads, head_dim).
 
-    The sums are natural logarithms of each query's sum of weights.
+    `one_lse`, `other_lse` (tokens, heads): natural logarithms of each query's sum of weights.
     """
     share = torch.sigmoid(other_lse - one_lse)[..., None]
     return torch.lerp(one.float(), other.float(), share).to(one.dtype)

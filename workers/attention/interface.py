@@ -1,4 +1,4 @@
-"""What one iteration asks of attention, and what an implementation offers."""
+"""Attention's interface: the batch of one iteration, the KV pool, and what implementations do."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class AttentionBatch:
 
     @cached_property
     def offsets(self) -> Int32:
-        """First query of each row, and the number of queries: (rows + 1,)."""
+        """First query of each row, then the number of all queries: (rows + 1,)."""
         return np.concatenate(([0], np.cumsum(self.counts))).astype(np.int32)
 
     @cached_property
     def row_of_query(self) -> Int32:
-        """(queries,)"""
+        """Row of each query: (queries,)."""
         return np.repeat(np.arange(len(self.counts), dtype=np.int32), self.counts)
 
     @cached_property
@@ -45,7 +45,7 @@ class AttentionBatch:
         return within + np.repeat(self.starts - self.offsets[:-1], self.counts)
 
     def places(self, positions: Int32, rows: Int32) -> tuple[Int32, Int32]:
-        """Block and slot of the token at each position of each row: two (n,) arrays."""
+        """Return block and slot of the token at each of `positions` in `rows`: two (n,) arrays."""
         offset = positions % self.block_size
         slot = np.where(self.reverse[rows], self.block_size - 1 - offset, offset)
         return self.tables[rows, positions // self.block_size], slot.astype(np.int32)
@@ -82,6 +82,7 @@ class KvPool:
 
     @staticmethod
     def bytes_per_token(num_layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
+        """Return the bytes of one token's keys and values in all layers."""
         return 2 * num_layers * kv_heads * head_dim * dtype.itemsize
 
 
@@ -89,12 +90,12 @@ class Attention(Protocol):
     """Stores the new keys and values of a layer, then attends to all of each row's tokens."""
 
     def begin(self, batch: AttentionBatch) -> None:
-        """Prepare what all layers of an iteration share."""
+        """Prepare what all layers of the next iteration share."""
 
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """Outputs (queries, heads, head_dim) in q's dtype.
+        """Return outputs (queries, heads, head_dim) in q's dtype.
 
         `q`: (queries, heads, head_dim); `k`, `v`: (queries, kv_heads, head_dim), after rotary
         embedding. A query sees its own position and all before it.

@@ -1,11 +1,11 @@
 """Attention on CPU: a Numba kernel that reads the paged pool in place, in bfloat16 or float32.
 
-One kernel for decodes and prompt chunks of both classes. Work is cut into `tasks`, a tile of
-queries and a segment of their row's tokens each; if they are few, each KV head is one of its own. A
-task walks over its blocks once, with an online softmax (`block_step`), while a block is in the
-cache. A decode's new key and value are stored on the way, those of prompts before all else.
-Segments of a tile are merged at the end. Tasks are the same whatever the threads and the other
-rows, and so are the results, to the bit. bfloat16 is read as uint16.
+One kernel does decodes and prompt chunks of both classes. Work is cut into `tasks`: each is a tile
+of queries and a segment of their row's tokens. If there are few, each KV head is a task of its own.
+A task walks over its blocks once with an online softmax (`block_step`). The new key and value of a
+decode are stored on the way, those of prompts beforehand. Segments of a tile are merged at the end.
+Tasks depend on neither threads nor other rows, so results are the same to the bit. bfloat16 is read
+as uint16.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FEW = 16  # new tokens that one thread stores faster than several
 
 @njit(cache=True, error_model="numpy")
 def _store_token(k: Any, v: Any, keys: Any, values: Any, slot: Any) -> None:
-    """One token's new keys and values, as bits, to its place in a block."""
+    """Store one token's new keys and values, as bits, at its place in a block."""
     for head in range(k.shape[0]):
         for d in range(k.shape[1]):
             keys[head, d, slot] = k[head, d]
@@ -53,7 +53,7 @@ def _store_many(k: Any, v: Any, tokens: Any, keys: Any, values: Any, places: Any
 
 @njit(cache=True, fastmath=True)
 def _read_queries(q: Any, first: Any, head: Any, sizes: Any, scale: Any, out: Any) -> None:
-    """`out`: KV heads, queries, heads of a group, dimensions; from heads `head` on."""
+    """Write scaled queries to `out`: KV heads from `head` on, queries, heads of a group, dims."""
     span, count, group = sizes
     size = q.shape[2]
     for h in range(span):
@@ -66,7 +66,7 @@ def _read_queries(q: Any, first: Any, head: Any, sizes: Any, scale: Any, out: An
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _write_outputs(out: Any, first: Any, head: Any, sizes: Any, sums: Any, totals: Any) -> None:
-    """The reverse, of sums by their totals."""
+    """Write sums, divided by their totals, to the outputs: the reverse of `_read_queries`."""
     span, count, group = sizes
     size = out.shape[2]
     for h in range(span):
@@ -81,7 +81,7 @@ def _write_outputs(out: Any, first: Any, head: Any, sizes: Any, sums: Any, total
 
 @njit(cache=True)
 def _set_aside(part: Any, base: Any, sizes: Any, state: Any, parts: Any) -> None:
-    """Keep the state of a segment, of heads from `base` on, for `_merge`."""
+    """Keep the state of a segment, for heads from `base` on, until `_merge`."""
     span, count, group = sizes
     for kept, values in zip(parts, state):  # noqa: B905, Numba has no `strict`
         width = len(values) // (span * TILE * group)  # numbers of a query and head
@@ -92,7 +92,7 @@ def _set_aside(part: Any, base: Any, sizes: Any, state: Any, parts: Any) -> None
 
 @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
 def _merge(merges: Any, kv_heads: Any, group: Any, parts: Any, out: Any) -> None:
-    """Outputs of tiles in several segments, (first query, queries, first part, parts) each."""
+    """Write outputs of tiles in several segments: first query, queries, first part, parts."""
     sums, peaks, totals = parts
     size = out.shape[2]
     for task in prange(len(merges) * kv_heads):
@@ -118,10 +118,10 @@ def _merge(merges: Any, kv_heads: Any, group: Any, parts: Any, out: Any) -> None
 
 @cache
 def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
-    """The kernel for one block size, head size and group size: constants, so that loops unroll.
+    """Make the kernel for a block size, head size and group size: as constants, loops unroll.
 
-    Only numbers may be free in it: Numba's disk cache finds a kernel again by their values, and a
-    function among them has another value in each process.
+    Only numbers may be free variables in it. Numba's disk cache finds a kernel by their values, and
+    a function would have another value in each process.
     """
 
     @njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
@@ -192,7 +192,7 @@ def _make_kernel(B: int, D: int, G: int) -> Callable[..., None]:
 
 @dataclass(frozen=True)
 class _Bound:
-    """What depends on a call's tensors: in our own layers, all of an iteration have the same."""
+    """What depends on a call's tensors, which are the same in all our layers of an iteration."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -206,7 +206,7 @@ class _Bound:
 
 
 class NumbaAttention:
-    """See `Attention`. Kernels compile at their first call and are cached on disk."""
+    """See `Attention`. Kernels are compiled at their first call, and cached on disk."""
 
     def __init__(self, pool: KvPool) -> None:
         self._keys = [bits_of(keys) for keys in pool.keys]
@@ -230,7 +230,7 @@ class NumbaAttention:
     def __call__(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        """See `Attention`. Layers that come with the same tensors get the same output tensor."""
+        """See `Attention`. Layers that pass the same tensors get the same output tensor."""
         bound = self._bound
         if bound is None or not (bound.q is q and bound.k is k and bound.v is v):
             bound = self._bound = self._bind(q, k, v)
@@ -268,7 +268,7 @@ class NumbaAttention:
         return _Bound(q, k, v, out, bits, kernel, shares, heads // kv_heads, parts)
 
     def _room_for_parts(self, num_queries: int, head_dim: int) -> tuple[np.ndarray, ...]:
-        """Sums, peaks and totals of all parts; what layers and iterations before had, if enough."""
+        """Return room for sums, peaks and totals of all parts; reuse the last if it is enough."""
         sums = self._parts[0]
         if len(sums) < self._num_parts or sums.shape[1] != num_queries * head_dim:
             widths = (num_queries * head_dim, num_queries, num_queries)

@@ -1,7 +1,7 @@
-"""Attention's work, cut into tasks for threads.
+"""Cuts attention's work into tasks for threads.
 
-A task is a tile of up to `TILE` queries of one row that meets a segment of up to `SEGMENT` of the
-row's tokens. Where they end depends on nothing but the row.
+A task is a tile of up to `TILE` queries of one row and a segment of up to `SEGMENT` of the row's
+tokens. Where tiles and segments end depends only on the row.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ def _cut(starts: Any, counts: Any, reverse: Any, block_size: Any) -> Any:
 
 
 def cut(batch: AttentionBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Tasks of all rows, and merges, both int32.
+    """Return the tasks of all rows, and merges, both int32.
 
     Tasks (tasks, 8): row, first query, number, its position, reversed, first block, end of the
     blocks, and where its results wait to be merged, or -1. Merges (tiles with several tasks, 4):
     first query, number, first of its tasks' results, their number.
     """
-    # Copies, which can be written to: to Numba, others are of another type, which it would compile
-    # for when the first request comes.
+    # Copies, which are writable: Numba has another type for read-only arrays, and would compile for
+    # it when the first request comes.
     starts, counts = (np.array(column, np.int32) for column in (batch.starts, batch.counts))
     tasks, merges = _cut(starts, counts, batch.reverse, batch.block_size)
     return tasks, merges
 
 
 def balance_tasks(tasks: np.ndarray, num_threads: int) -> np.ndarray:
-    """The tasks in an order in which equal shares of it, one for each thread, take equally long.
+    """Order tasks so that equal shares, one for each thread, take equally long.
 
-    Longest first, dealt out like cards, back and forth.
+    The longest come first, and are dealt out like cards, back and forth.
     """
     if len(tasks) <= num_threads:
         return tasks

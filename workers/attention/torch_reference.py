@@ -1,4 +1,4 @@
-"""Attention in plain torch, row by row: slow, and what the kernels are compared against."""
+"""Attention in plain torch, row by row: slow; tests compare the kernels with it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Attention on CUDA: Triton kernels that read the paged pool in place, in both directions.
 
-One kernel does decodes and prompt chunks. A program has a tile, some queries of one row times the
-heads of one KV head, and walks over the row's keys in sequence order with an online softmax; where
-a key lies in its block is arithmetic on its position and the row's direction. Few queries with
-long pasts are split over several programs, whose results a second kernel merges.
+One kernel does decodes and prompt chunks. A program has a tile: some queries of one row, times the
+query heads of one KV head. It walks over the row's keys in sequence order with an online softmax; a
+key's slot follows from its position and the row's direction. Few queries with long pasts are split
+over several programs, whose results a second kernel merges.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _merge(
     M: tl.constexpr,
     SPLITS: tl.constexpr,
 ) -> None:
-    """Weigh the splits of one tile and KV head by what they have seen."""
+    """Merge the splits of one tile and KV head by their sums of weights."""
     tile, head = tl.program_id(0), tl.program_id(1)
     first = tl.load(tiles + tile * 5 + 1)
     count = tl.load(tiles + tile * 5 + 2)
@@ -163,14 +163,14 @@ def _merge(
 
 
 class TritonAttention:
-    """See `Attention`; `prepare` takes the place of `begin`, with a batch on the device."""
+    """See `Attention`. Instead of `begin` it has `prepare`, for a batch on the device."""
 
     def __init__(self, pool: DevicePool) -> None:
         self._pool = pool
         self._batch: DeviceBatch | None = None
 
     def prepare(self, batch: DeviceBatch) -> None:
-        """What all layers of an iteration share."""
+        """Set the batch that all layers of the next iteration share."""
         self._batch = batch
 
     def __call__(
@@ -198,7 +198,7 @@ class TritonAttention:
     def attend(
         self, layer: int, q: torch.Tensor, scale: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Outputs, and the log2 of each query's sum of weights (tokens, heads)."""
+        """Return outputs, and the log2 of each query's sum of weights (tokens, heads)."""
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
         for tiles in self._ready.tiles:

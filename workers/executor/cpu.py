@@ -21,7 +21,7 @@ class CpuBackend:
     """See `Backend`. The pool has `kv.num_blocks` blocks, or as many as `kv.pool_bytes` hold."""
 
     def __init__(self, folder: Path, config: Config, ranks: Ranks = ALONE) -> None:
-        """Load the model. Raise UnsupportedModel if its attention is not ours to compute."""
+        """Load the model. Raise UnsupportedModel if our attention would compute it wrongly."""
         self._config = config
         model, self._loaded = load_model(folder, config, ranks)
         self._forward = _make_forward(model, config.worker.quantize, ranks)

@@ -39,8 +39,8 @@ class CudaBackend:
     ) -> None:
         """Load the model; measure how many blocks fit beside it, unless that is configured.
 
-        Raise UnsupportedModel if its attention is not ours to compute, ValueError if a setting is
-        not for CUDA or if the model does not fit.
+        Raise UnsupportedModel if our attention would compute it wrongly, ValueError if a setting
+        is not for CUDA or if the model does not fit.
         """
         if config.worker.quantize != "none":
             raise ValueError("worker.quantize is not supported on CUDA")

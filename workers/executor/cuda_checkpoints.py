@@ -1,9 +1,9 @@
-"""Checkpoint copies on CUDA: a pinned host pool, and a stream of their own beside the compute.
+"""Checkpoint copies on CUDA: a pinned host pool, and a copy stream beside the compute stream.
 
-What is saved is first gathered on the compute stream, into a staging block that nobody overwrites,
-so attention may write the pool at once while the copy stream takes the staged block to the host.
-What is restored comes in on the copy stream; the compute stream waits for it. Staging blocks and
-host slots are reused in stream order.
+A block to be saved is first copied into a staging block on the compute stream. Attention may then
+overwrite the pool while the copy stream moves the staging block to the host. A block to be restored
+comes in on the copy stream, and the compute stream waits for it. Staging blocks and host slots are
+reused in stream order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NUM_STAGES = 16  # blocks on their way, each direction
 
 
 class CudaCheckpointCopier:
-    """A host pool of `num_slots` blocks beside `pool`; see `Checkpoints`."""
+    """A host pool of `num_slots` blocks beside `pool`; see `CheckpointCopier`."""
 
     def __init__(self, pool: DevicePool, num_slots: int) -> None:
         self._pool = pool
@@ -55,14 +55,14 @@ class CudaCheckpointCopier:
         self._ended.record(self._copies)
 
     def copied(self) -> Copied:
-        """What the last `run` took on the copy stream; waits for it."""
+        """Wait for the last `run`; return what it took on the copy stream."""
         if not self._num_bytes:
             return Copied()
         self._ended.synchronize()
         return Copied(self._num_bytes, self._began.elapsed_time(self._ended) / 1000)
 
     def _save(self, block: int, slot: int) -> None:
-        """All of the block: what is RT's in it does no harm on the host."""
+        """Save the whole block: slots of RT in it do no harm on the host."""
         stage, free = self._take_stage()
         compute = torch.cuda.current_stream()
         compute.wait_event(free)
@@ -86,7 +86,7 @@ class CudaCheckpointCopier:
         free.record(compute)
 
     def _write(self, block: int, slots: int, parts: tuple[torch.Tensor, torch.Tensor]) -> None:
-        """The last `slots` slots only: the others may be RT's."""
+        """Write the last `slots` slots only: the others may be RT's."""
         first = self._pool.block_size - slots
         self._pool.keys[:, block, first:] = parts[0][:, first:]
         self._pool.values[:, block, first:] = parts[1][:, first:]

@@ -1,4 +1,4 @@
-"""Which code computes a model's logits: ours where it knows the architecture, or transformers'."""
+"""Computes a model's logits: by our own code if it knows the architecture, else transformers'."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Forward = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Attention], torch.
 
 
 class GenericForward:
-    """transformers' own layers around our attention."""
+    """A `Forward` of transformers' own layers around our attention."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -23,7 +23,7 @@ class GenericForward:
     def __call__(
         self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, attention: Attention
     ) -> torch.Tensor:
-        """Logits (len(last), vocabulary) after the tokens `last` of the packed tokens `ids`."""
+        """Return logits (len(last), vocabulary) after the tokens `last` of the packed `ids`."""
         output = self._model(
             input_ids=ids[None],
             position_ids=positions[None],
@@ -36,7 +36,7 @@ class GenericForward:
 
 
 def make_forward(model: Any, quantize: str) -> Forward:
-    """The fastest forward that computes this model. ValueError if it cannot be quantised."""
+    """Return the fastest forward for this model. Raise ValueError if it cannot be quantised."""
     if quantize != "none" and not can_pack(model.dtype):
         raise ValueError(f"worker.quantize = {quantize!r} needs model.dtype = 'bfloat16'")
     if can_run(model):
@@ -49,7 +49,7 @@ def make_forward(model: Any, quantize: str) -> Forward:
 
 
 def packed(model: Any) -> GenericForward:
-    """transformers' layers, with their linear ones packed where the CPU has kernels for that."""
+    """Return transformers' layers, whose linear ones use our kernels if they can."""
     if can_pack(model.dtype):
         pack_linears(model)
     return GenericForward(model)

@@ -1,1 +1,1 @@
-"""Models on disk: where they are, how they come there, what shape they have."""
+"""Models on disk: finding, fetching, converting and listing them, and reading their shape."""

@@ -1,6 +1,6 @@
-"""`python -m bros.workers.models.fetch NAME CACHE`: print a model's folder; fetch it if need be.
+"""`python -m bros.workers.models.fetch NAME CACHE`: print a model's folder; fetch it if needed.
 
-A process of its own, so that the daemon can ask for a model without loading torch.
+It is a process of its own, so that the daemon can ask for a model without loading torch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bros.workers.models.resolve import ModelError, resolve
 
 
 def main() -> int:
-    """The folder goes to standard output, everything else to standard error."""
+    """Print the folder to standard output, all else to standard error. Return the exit status."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if not sys.stderr.isatty():

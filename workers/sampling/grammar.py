@@ -1,7 +1,7 @@
-"""Keeps rows to their grammars: which tokens may come next, by llguidance.
+"""Keeps rows to their grammars: llguidance says which tokens may come next.
 
-A grammar's state is a function of the row's output so far, so that it is rebuilt from known tokens
-when the row comes to another worker.
+A grammar's state depends only on the row's output so far, so a worker that takes over a row can
+rebuild it from the known tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _Ends(msgspec.Struct):
 
 
 class Grammars:
-    """Makes matchers. The tokenizer that they need is loaded in the background."""
+    """Makes matchers. Loads the tokenizer that they need in the background."""
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
         with ThreadPoolExecutor(1) as thread:
@@ -31,7 +31,7 @@ class Grammars:
             thread.shutdown(wait=False)
 
     def matcher(self, grammar: str, output: Sequence[int] | np.ndarray) -> LLMatcher | None:
-        """The state of a grammar after `output`; None if there is no grammar."""
+        """Return the state of a grammar after `output`; None if there is no grammar."""
         if not grammar:
             return None
         matcher = LLMatcher(self._tokenizer.result(), grammar, log_level=0)
@@ -40,7 +40,7 @@ class Grammars:
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> LLTokenizer:
-    """The model's tokenizer as grammars see it."""
+    """Return the model's tokenizer in the form that grammars need."""
     text = (folder / "tokenizer.json").read_text()
     return LLTokenizer(text, n_vocab=vocab_size, eos_token=_eos_ids(folder) or None)
 
@@ -56,7 +56,7 @@ def _eos_ids(folder: Path) -> list[int]:
 
 
 def restrict(logits: torch.Tensor, matchers: Sequence[LLMatcher | None]) -> None:
-    """Rule out, in place, what each row's grammar forbids. `logits` is (rows, vocabulary)."""
+    """Rule out what each row's grammar forbids, in place. `logits` is (rows, vocabulary)."""
     kept = [(row, matcher) for row, matcher in enumerate(matchers) if matcher is not None]
     if not kept:
         return
@@ -68,7 +68,7 @@ def restrict(logits: torch.Tensor, matchers: Sequence[LLMatcher | None]) -> None
 
 
 def advance(matchers: Sequence[LLMatcher | None], tokens: Sequence[int]) -> None:
-    """Each row has sampled its token."""
+    """Tell each row's grammar which token it has sampled."""
     for matcher, token in zip(matchers, tokens, strict=True):
         if matcher is not None and not matcher.is_stopped():
             matcher.consume_token(token)

@@ -1,7 +1,7 @@
-"""The likeliest token of each row: what greedy rows want, from the logits as the model leaves them.
+"""Finds the likeliest token of each row, for greedy rows, from the logits as the model leaves them.
 
-On CPU, torch takes four times as long: it does bfloat16 one number at a time, unless all of it is
-made float32 first.
+On a CPU, torch takes four times as long: it reads bfloat16 one number at a time, unless all of it
+is made float32 first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _likeliest(logits: Any, out: Any) -> None:
 
 
 def likeliest(logits: torch.Tensor) -> list[int]:
-    """The first of the highest of each row of `logits` (rows, vocabulary), on any device."""
+    """Return the first of each row's highest `logits` (rows, vocabulary), on any device."""
     if logits.device.type != "cpu" or logits.dtype is torch.float16:
         ids: list[int] = logits.argmax(dim=-1).tolist()
         return ids

@@ -10,7 +10,7 @@ from bros.brosd.protocol.wire import Logprobs, Sampling, pack_floats, pack_ids
 
 
 class Observed:
-    """The model's own probabilities of one iteration, before penalties, temperature, grammar."""
+    """The model's own log probabilities: before penalties, temperature and grammar."""
 
     def __init__(self, logits: torch.Tensor, samplings: Sequence[Sampling]) -> None:
         self._rows = [i for i, s in enumerate(samplings) if s.logprobs is not None]
@@ -19,7 +19,7 @@ class Observed:
         self._logprobs = logits[self._rows].log_softmax(-1) if self._rows else logits[:0]
 
     def of(self, tokens: Sequence[int]) -> list[Logprobs]:
-        """What to tell of the sampled `tokens`; `index` is a token's place among them."""
+        """Return what rows asked for; `index` is a row's place in the sampled `tokens`."""
         if not self._rows:
             return []
         chosen = torch.tensor([tokens[row] for row in self._rows], device=self._logprobs.device)

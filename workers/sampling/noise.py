@@ -1,7 +1,7 @@
-"""Gumbel noise that draws tokens: a function of a row's seed, of the position and of a token's id.
+"""Gumbel noise that draws tokens: a function of a row's seed, the position and a token's id.
 
-Counter-based: a 64-bit key from SplitMix64, then murmur3's 32-bit finaliser of the id under that
-key. Whoever needs the noise of some ids makes it for these alone, on any device.
+It is counter-based: SplitMix64 makes a 64-bit key of seed and position, and murmur3's 32-bit
+finaliser mixes the id with that key. So noise can be made for some ids alone, and on any device.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ ODD, SECOND, THIRD = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35
 
 
 def key_of(seed: int, position: int) -> tuple[int, int]:
-    """The two halves of the key as signed 32-bit numbers."""
+    """Return the two halves of the key as signed 32-bit numbers."""
     key = _mix(_mix(seed & MASK_64) ^ position)
     return _int32(key), _int32(key >> 32)
 
 
 def gumbel(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Noise of `ids` (rows or 1, tokens) under `keys` (rows, 2), both int32: (rows, tokens).
+    """Return noise (rows, tokens) of `ids` (rows or 1, tokens) under `keys` (rows, 2), both int32.
 
     int32 products wrap, as they should.
     """
@@ -27,18 +27,18 @@ def gumbel(keys: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     x = (x ^ _shift(x, 16)) * _int32(SECOND) + keys[:, 1:]
     x = (x ^ _shift(x, 13)) * _int32(THIRD)
     x = x ^ _shift(x, 16)
-    # 31 bits; a float32 keeps the precision of the small ones, and those win races.
+    # 31 bits. A float32 keeps the precision of small numbers, and those win races.
     uniform = ((x & 0x7FFFFFFF).float() + 0.5) / 2**31
     return -torch.log(-torch.log1p(-uniform))
 
 
 def _shift(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Logical right shift of int32."""
+    """Return the logical right shift of int32."""
     return (x >> bits) & ((1 << (32 - bits)) - 1)
 
 
 def _int32(x: int) -> int:
-    """The low 32 bits of x as a signed number."""
+    """Return the low 32 bits of x as a signed number."""
     return ((x & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 

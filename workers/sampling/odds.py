@@ -1,4 +1,4 @@
-"""What decides a draw, beside the logits: a row's parameters and its noise."""
+"""What decides a draw besides the logits: a row's parameters and its noise."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from bros.workers.sampling.noise import key_of
 
 @dataclass(frozen=True)
 class Odds:
-    """Of rows that draw, one column each: (rows, 1), `keys` (rows, 2).
+    """Parameters of the rows that draw, each a column (rows, 1); `keys` is (rows, 2).
 
-    `is_narrow` is on the host: whether only some of a row's tokens may be drawn.
+    `is_narrow`, on the host, says whether only some of a row's tokens may be drawn.
     """
 
     temperatures: torch.Tensor  # float32, above 0
@@ -29,7 +29,7 @@ class Odds:
     def of(
         cls, samplings: Sequence[Sampling], positions: Sequence[int], device: torch.device
     ) -> Odds:
-        """Of rows whose next tokens are at `positions`."""
+        """Make those of rows whose next tokens are at `positions`."""
         keys = [key_of(s.seed, at) for s, at in zip(samplings, positions, strict=True)]
 
         def column(values: list[float]) -> torch.Tensor:

@@ -1,10 +1,9 @@
 """Draws the next token of each row from its logits.
 
-A draw is a function of the row's seed and of the position and id of each candidate, so a seed
-gives the same text whatever else is in the batch, and again after a recompute or in another
-worker. Rounding differs between batches; to be blind to it as far as can be, draws are races
-between tokens (Gumbel's maximum) and not points on a running sum, where every rounding error
-moves all later tokens.
+A draw depends on the logits, the row's seed, and the position and id of each candidate. So a seed
+gives the same text whatever else is in the batch, after a recompute, and in another worker.
+Rounding may still differ between batches. Draws are therefore races between tokens (the Gumbel-max
+trick): in a running sum of probabilities, a rounding error would move all later tokens.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Choice:
-    """The tokens that an iteration's rows sampled, and what is told of some."""
+    """The tokens that rows sampled in an iteration, and log probabilities that were asked for."""
 
     tokens: list[int]
     logprobs: list[Logprobs]
@@ -44,9 +43,9 @@ class Choice:
 
 @torch.inference_mode()  # as the logits are made; else they could not be changed in place
 def draw_all(logits: torch.Tensor, draws: list[Draw]) -> Choice:
-    """The next token of each row of `logits` (rows, vocabulary), on any device and in any type.
+    """Draw the next token of each row of `logits` (rows, vocabulary), on any device, of any type.
 
-    All is done where the logits are, which may be changed. Advances the grammars' states.
+    Work is done where the logits are, and may change them. The grammars' states move on.
     """
     others = [i for i, draw in enumerate(draws) if not _is_greedy(draw)]
     if not others:
@@ -62,7 +61,7 @@ def draw_all(logits: torch.Tensor, draws: list[Draw]) -> Choice:
 
 
 def _is_greedy(draw: Draw) -> bool:
-    """Whether the likeliest token is drawn, with nothing that changes which, and nothing told."""
+    """Return whether the row takes the likeliest token of its unchanged logits, and no more."""
     sampling = draw.sampling
     if draw.matcher is not None or sampling.logprobs is not None:
         return False
@@ -70,7 +69,7 @@ def _is_greedy(draw: Draw) -> bool:
 
 
 def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
-    """`draw_all` of float32, which it changes."""
+    """Do `draw_all` on float32 logits, which it changes."""
     observed = Observed(logits, [draw.sampling for draw in draws])
     matchers = [draw.matcher for draw in draws]
     restrict(logits, matchers)
@@ -80,9 +79,9 @@ def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
 
 
 def sample(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
-    """Token ids (rows,), int64, from `logits` (rows, vocabulary), float32, which it may change.
+    """Return token ids (rows,), int64, from `logits` (rows, vocabulary), float32, which may change.
 
-    In vLLM's order: penalties, temperature, then top-k, top-p and min-p.
+    The order is vLLM's: penalties, temperature, then top-k, top-p and min-p.
     """
     for row, draw in zip(logits, draws, strict=True):
         if _is_penalised(draw.sampling):
@@ -108,7 +107,7 @@ def _is_penalised(sampling: Sampling) -> bool:
 
 
 def _penalise(row: torch.Tensor, draw: Draw) -> None:
-    """Repetition penalty over all known tokens; frequency and presence over the output."""
+    """Apply the repetition penalty to all known tokens, the other two to those of the output."""
     sampling = draw.sampling
     if sampling.repetition_penalty != 1:
         seen = torch.from_numpy(np.unique(draw.tokens)).long().to(row.device)

@@ -1,4 +1,4 @@
-"""The least time that a device can take: its memory's and its multiplier's own speed, measured."""
+"""The least time that a device can take, from the measured speed of memory and of products."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPEATS = 5
 
 
 class Floor:
-    """Of one model in bfloat16 on one device."""
+    """The floor of one model in bfloat16 on one device."""
 
     def __init__(self, folder: Path, device: str) -> None:
         self._device = device
@@ -37,13 +37,13 @@ class Floor:
         self.flops = self._flops()
 
     def decode_ms(self, num_rows: int, context: int) -> float:
-        """All weights and all KV are read once."""
+        """Return the time to read all weights and all KV once."""
         shape = self._shape
         kv = 2 * shape.num_layers * shape.kv_heads * shape.head_dim * num_rows * context
         return 1000 * 2 * (self._read + kv) / self.bytes_per_s
 
     def prefill_tokens_per_s(self) -> float:
-        """Each weight is multiplied once a token; attention left out."""
+        """Return the rate at which each weight is multiplied once a token, without attention."""
         return self.flops / (2 * self._multiplied)
 
     def _bytes_per_s(self) -> float:

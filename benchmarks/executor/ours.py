@@ -1,4 +1,4 @@
-"""What is measured of our executor: iterations on a real block table, without a server."""
+"""Measures our executor: iterations on a real block table, without a server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DRAWN = {"temperature 1": Sampling(), "top-p 0.9": Sampling(top_p=0.9)}
 
 
 class Bench:
-    """Rows in one executor, without classes: row `i` has its own blocks for good."""
+    """Rows in one executor, without classes; row `i` keeps its own blocks."""
 
     def __init__(self, folder: Path, settings: list[str]) -> None:
         config = load(overrides=[f"kv.num_blocks={NUM_BLOCKS}", *settings], environ={})
@@ -54,7 +54,7 @@ class Bench:
         fresh: int = 0,
         sampling: Sampling = GREEDY,
     ) -> float:
-        """Seconds of one iteration; `fresh` prompts of that many tokens open the rows."""
+        """Return the seconds of an iteration; `fresh` prompts of that many tokens open the rows."""
 
         def prompt() -> bytes:
             return pack_ids([self._rng.randrange(100, 49000) for _ in range(fresh)])
@@ -71,7 +71,7 @@ class Bench:
         return time.perf_counter() - began_s
 
     def prefill_s(self, num_rows: int, length: int) -> float:
-        """Seconds to compute the prompts of the first rows, one after another."""
+        """Return the seconds to compute the prompts of the first rows, one after another."""
         return sum(
             self.step([row], at, min(CHUNK, length - at), 0 if at else length)
             for row in range(num_rows)
@@ -79,26 +79,26 @@ class Bench:
         )
 
     def decode_s(self, num_rows: int, context: int, sampling: Sampling = GREEDY) -> float:
-        """Median of some iterations after prompts that are made up: only their length counts."""
+        """Return the median of some iterations after made-up prompts: only their length matters."""
         rows = list(range(num_rows))
         self.step(rows, 0, 1, fresh=context + 1, sampling=sampling)
         return median(self.step(rows, context + i, 1) for i in range(REPEATS))
 
     def mix_s(self, num_rows: int, num_input: int, num_output: int) -> float:
-        """Seconds of all prompts, then all decodes."""
+        """Return the seconds of all prompts, then all decodes."""
         rows = list(range(num_rows))
         decodes_s = (self.step(rows, num_input + i, 1) for i in range(num_output - 1))
         return self.prefill_s(num_rows, num_input) + sum(decodes_s)
 
 
 def rounded(folder: Path, settings: list[str]) -> dict[str, float]:
-    """What int8 is for: a single stream."""
+    """Measure int8 where it is meant for: a single stream."""
     bench = Bench(folder, [*settings, "worker.quantize=int8"])
     return {SINGLE_INT8: 1000 * bench.decode_s(1, CONTEXTS[0])}
 
 
 def floors(floor: Floor) -> dict[str, float]:
-    """What of `measure` has one."""
+    """Return the floor of each figure of `measure` that has one."""
     found = {
         _decode(batch, context): floor.decode_ms(batch, context)
         for context in CONTEXTS
@@ -112,7 +112,7 @@ def _decode(batch: int, context: int) -> str:
 
 
 def measure(bench: Bench) -> dict[str, float]:
-    """Our figures by name; a peer's have the same names."""
+    """Return our figures by name; a peer's have the same names."""
     figures = {
         _decode(batch, context): 1000 * bench.decode_s(batch, context)
         for context in CONTEXTS

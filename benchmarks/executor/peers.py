@@ -1,4 +1,4 @@
-"""The peers, each in a virtual environment of its own below one folder, made if it is not there."""
+"""The peers, each in its own virtual environment below one folder, made if it is missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _pip(python: Path, *requirements: str) -> None:
 
 
 def vllm(folder: Path) -> Path:
-    """The interpreter of vLLM's environment."""
+    """Return the interpreter of vLLM's environment."""
     python = folder / "vllm" / "bin" / "python"
     if not python.exists():
         _new(folder / "vllm", TORCH, "packaging", "uvloop")
@@ -47,15 +47,15 @@ def vllm(folder: Path) -> Path:
 
 
 def llama(folder: Path) -> Path:
-    """The interpreter of llama.cpp's environment."""
+    """Return the interpreter of llama.cpp's environment."""
     python = folder / "llama" / "bin" / "python"
     return python if python.exists() else _new(folder / "llama", LLAMA)
 
 
 def figures(script: str, python: Path, model: Path) -> dict[str, float]:
-    """What a peer's script measures in its own environment: its last line of output is JSON.
+    """Run a peer's script in its own environment; return the JSON of its last line of output.
 
-    Nothing, and a line that says why, if the peer does not run on this machine.
+    If the peer does not run on this machine, print why, and return nothing.
     """
     command = [python, HERE / script, model]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

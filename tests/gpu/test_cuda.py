@@ -49,7 +49,7 @@ def test_kernels_agree_with_torch(
 @pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_on_cuda(family: str, graphs: bool, tmp_path: Path) -> None:
-    """Token for token, with prompts in chunks, preemption, and copies to the host and back."""
+    """Tokens are those of transformers, with chunks, preemption, and copies to the host."""
     from bros.workers.executor.cuda_runner import CudaRunner
 
     def prepare(executor: Executor) -> None:
@@ -63,7 +63,7 @@ def test_families_on_cuda(family: str, graphs: bool, tmp_path: Path) -> None:
 
 
 def test_copies_keep_every_byte() -> None:
-    """Saved, overwritten at once, restored, moved: also more blocks than there are stages."""
+    """Blocks are saved, overwritten at once, restored and moved; there are more than stages."""
     from bros.workers.attention.device_pool import DevicePool
     from bros.workers.executor.cuda_checkpoints import NUM_STAGES, CudaCheckpointCopier
 
@@ -84,7 +84,7 @@ def test_copies_keep_every_byte() -> None:
 
 
 def test_draws_are_those_of_the_cpu() -> None:
-    """Of all kinds side by side, one of which needs more than the shortlist."""
+    """Rows of all kinds are drawn side by side; one needs more than the shortlist."""
     kinds: list[dict[str, Any]] = [
         {"temperature": 0.0},
         {},

@@ -31,7 +31,7 @@ ROWS = {  # of (start, count, reverse)
 
 
 def make_batch(rows: list[tuple[int, int, bool]], block_size: int) -> AttentionBatch:
-    """Rows of (start, count, reverse) over blocks in random order, none shared."""
+    """Make rows of (start, count, reverse) over blocks in random order, none of them shared."""
     blocks = np.random.default_rng(1).permutation(NUM_BLOCKS).astype(np.int32)
     starts, counts, reverse = (np.array(column) for column in zip(*rows, strict=True))
     needed = -(-(starts + counts) // block_size)
@@ -51,7 +51,7 @@ def error_against_torch(
     sizes: tuple[int, int, int, int],
     device: str,
 ) -> float:
-    """The relative error of what `make` attends; no slot but the batch's own may be written.
+    """Return the relative error of `make`'s attention; it may write the batch's own slots only.
 
     `sizes`: KV heads, query heads of each, head_dim, block size.
     """
@@ -85,7 +85,7 @@ def run_family(
     lengths: tuple[int, ...] = (3, 16, 45, 70),
     num_tokens: int = 20,
 ) -> RowRunner:
-    """Token for token what transformers says, with prompts in chunks and rows that lose KV."""
+    """Check that tokens are those of transformers, with prompts in chunks and rows that lose KV."""
     model = make_checkpoint(family, folder / "model")
     rng = random.Random(4)
     prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
@@ -124,7 +124,7 @@ def sdpa_varlen(
     enable_gqa: bool,
     return_aux: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`torch.nn.attention.varlen.varlen_attn` for CPUs: outputs, and sums as (heads, tokens)."""
+    """Do what `varlen_attn` of torch does, on CPUs: outputs, and sums as (heads, tokens)."""
     assert cu_seq_q is cu_seq_k
     assert max_q == max_k == int(cu_seq_q.diff().max())
     assert window_size == (-1, 0)

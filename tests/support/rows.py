@@ -1,4 +1,4 @@
-"""Drives an executor without a daemon: writes rows into a real block table, plans by hand."""
+"""Drives an executor without a daemon, by a real block table and plans made by hand."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class RowRunner:
         self._step = 0
 
     def open(self, klass: Klass, prompt: list[int], sampling: Sampling = GREEDY) -> int:
+        """Open a row for a new sequence; return its number."""
         tokens = list(prompt)
         row = self.allocator.open_row(klass, TokenChain(tokens, self.allocator.block_size))
         self.tokens[row] = tokens
@@ -46,9 +47,9 @@ class RowRunner:
         return row
 
     def step(self, chunks: Sequence[tuple[int, int]], victims: Sequence[int] = ()) -> None:
-        """One iteration: each (row, count) computes up to `count` of the row's next known tokens.
+        """Run an iteration: each (row, count) computes up to `count` of the row's known tokens.
 
-        Copies that were logged since the last one, also by other calls, are part of it.
+        It also makes the copies that were logged since the last iteration, by whatever call.
         """
         starts, counts = [], []
         for row, count in chunks:
@@ -77,4 +78,5 @@ class RowRunner:
         self.allocator.begin_plan()
 
     def pending(self, row: int) -> int:
+        """Return how many known tokens of the row have no KV yet."""
         return len(self.tokens[row]) - self.allocator.resident(row)

@@ -1,4 +1,4 @@
-"""The worker process at its sockets, with the test in the daemon's place."""
+"""The worker process, driven through its sockets by a test that plays the daemon."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Daemon:
         self.outbox: BlockingOutbox[wire.ToWorker] = BlockingOutbox(runtime / "worker-0.7.sock")
 
     def recv(self) -> wire.ToDaemon:
-        """The next message that is no heartbeat."""
+        """Return the next message that is no heartbeat."""
         while True:
             message = self.inbox.recv()
             if not isinstance(message, wire.Heartbeat):
@@ -108,7 +108,7 @@ def test_a_model_that_is_none_is_a_fault(short_dir: Path, cache_dir: Path, tmp_p
 
 
 def test_a_worker_ends_with_its_parent(short_dir: Path, model_dir: Path, cache_dir: Path) -> None:
-    """A shell stands between us and the worker, and is killed."""
+    """The worker's parent, a process between it and the test, is killed."""
     config = load(
         overrides=[f"runtime_dir={short_dir}", f"cache_dir={cache_dir}"],
         environ={},

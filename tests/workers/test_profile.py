@@ -1,4 +1,4 @@
-"""A worker's profile: measured on the real executor, kept, and what the cost model makes of it."""
+"""A worker's profile is measured on the real executor, kept, and understood by the cost model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled kernels of versions that nobody starts any more do not pile up."""
+"""Compiled kernels of versions that are no longer used are removed."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class CudaCheckpointCopier:
 
     def _save(self, block: int, slot: int) -> None:
         """Save the whole block: slots of RT in it do no harm on the host."""
-        stage, free = self._take_stage()
+        stage, free = self._next_stage()
         compute = torch.cuda.current_stream()
         compute.wait_event(free)
         stage[0].copy_(self._pool.keys[:, block])
@@ -75,7 +75,7 @@ class CudaCheckpointCopier:
             free.record(self._copies)
 
     def _restore(self, slot: int, block: int, slots: int) -> None:
-        stage, free = self._take_stage()
+        stage, free = self._next_stage()
         compute = torch.cuda.current_stream()
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(free)
@@ -91,7 +91,7 @@ class CudaCheckpointCopier:
         self._pool.keys[:, block, first:] = parts[0][:, first:]
         self._pool.values[:, block, first:] = parts[1][:, first:]
 
-    def _take_stage(self) -> tuple[torch.Tensor, torch.cuda.Event]:
+    def _next_stage(self) -> tuple[torch.Tensor, torch.cuda.Event]:
         index = self._next
         self._next = (index + 1) % NUM_STAGES
         return self._stages[index], self._free[index]

@@ -1,4 +1,4 @@
-"""The CUDA path on the CPU: Triton's interpreter stands in for its compiler. See also tests/gpu."""
+"""The CUDA backend on a CPU, in Triton's interpreter. On a device: tests/gpu."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def test_kernels_agree_with_torch(
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
-    """In all but bfloat16, which the interpreter multiplies wrongly."""
+    """bfloat16 is left out: the interpreter multiplies it wrongly."""
     error = error_against_torch(make, apart, ROWS[rows], dtype, sizes, "cpu")
     assert error < tolerance
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
 def test_padded_decodes_give_the_same_tokens(family: str, tmp_path: Path) -> None:
-    """Eager stands in for graphs: what they would run is run again, in their batches."""
+    """Instead of replaying graphs, run their work again, in their padded batches."""
 
     def prepare(executor: Executor) -> None:
         assert isinstance(executor.runner, CudaRunner)

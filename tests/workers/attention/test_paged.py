@@ -1,4 +1,4 @@
-"""The fast attention agrees with the plain one over any ragged batch, and so do their pools."""
+"""The fast attention and its pool agree with the plain ones, over any ragged batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_pools(block_size: int, dtype: torch.dtype) -> tuple[KvPool, KvPool]:
 
 
 def make_batch(rows: list[tuple[int, int, bool]], block_size: int) -> AttentionBatch:
-    """Rows of (start, count, reverse) over blocks in random order, none shared."""
+    """Make rows of (start, count, reverse) over blocks in random order, none of them shared."""
     blocks = np.random.default_rng(1).permutation(NUM_BLOCKS).astype(np.int32)
     starts, counts, reverse = (np.array(column) for column in zip(*rows, strict=True))
     needed = -(-(starts + counts) // block_size)
@@ -82,7 +82,7 @@ def test_segments_of_long_rows_are_merged(
 def compare(
     rows: list[tuple[int, int, bool]], dtype: torch.dtype, tolerance: float, block_size: int
 ) -> None:
-    """The fast one and the plain one, over the same batch."""
+    """Compare the fast attention and the plain one over the same batch."""
     batch = make_batch(rows, block_size)
     queries = int(batch.counts.sum())
     generator = torch.Generator().manual_seed(queries)
@@ -104,7 +104,7 @@ def compare(
 def test_slices_of_one_tensor_of_any_shape(
     dtype: torch.dtype, block_size: int, head_dim: int, group: int
 ) -> None:
-    """Queries, keys and values that a fused projection made, also where unrolled loops end odd."""
+    """Q, K and V may be parts of a fused projection; sizes need not divide by unrolled loops."""
     batch = make_batch([(9, 1, True), (3, 5, False), (0, 18, True)], block_size)
     heads = KV_HEADS * group
     generator = torch.Generator().manual_seed(2)
@@ -149,7 +149,7 @@ attention(0, q, q[:, :1], q[:, :1], 1.0)
 
 
 def test_a_second_process_finds_the_compiled_kernels(tmp_path: Path) -> None:
-    """What compiles once must not compile at every start, nor must its cache grow then."""
+    """A kernel is compiled once, not at every start, and the cache does not grow."""
     environ = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
     compiled = []
     for _ in range(2):

@@ -87,7 +87,7 @@ def finish(runner: RowRunner, row: int, expected: list[int]) -> None:
 def test_lost_tokens_come_back(
     runner: RowRunner, prompts: list[list[int]], expected: list[list[int]], *, pays: bool
 ) -> None:
-    """Copied to the host and back, or computed again: the text does not change."""
+    """Whether they are copied to the host and back or computed again, the text does not change."""
     runner.allocator.costs.compute_s_per_token = 1.0
     runner.allocator.costs.copy_s_per_block = 0.0 if pays else 100.0
     victim = runner.open(Klass.BE, prompts[5])
@@ -105,7 +105,7 @@ def test_lost_tokens_come_back(
 def test_two_classes_in_one_block(
     runner: RowRunner, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
-    """Without a free block, a BE tail and an RT tail share one; RT grows and BE makes way."""
+    """If no block is free, a BE tail and an RT tail share one; when RT grows, BE gives way."""
     victim = runner.open(Klass.BE, prompts[5])
     finish(runner, victim, expected[5][:100])
     hoarders: list[int] = []
@@ -128,7 +128,7 @@ def test_two_classes_in_one_block(
 def test_a_prefix_is_computed_once(
     runner: RowRunner, prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
-    """Also by a row that starts in the very iteration that computes it, and in both classes."""
+    """It is also found by rows that start in the iteration that computes it, in both classes."""
     rows = [runner.open(klass, prompts[5]) for klass in (Klass.BE, Klass.RT, Klass.BE)]
     runner.step([(row, 200) for row in rows])
     assert runner.allocator.counters.prefix_hit_tokens == {Klass.RT: 80, Klass.BE: 80}

@@ -1,4 +1,4 @@
-"""Tiny models of each supported family say what they say in transformers, in float32."""
+"""Tiny models of each supported family give the tokens that transformers gives, in float32."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_mixed_rows_that_lose_their_kv(family: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "mistral"])
 def test_a_sliding_window_bounds_the_length(family: str, tmp_path: Path) -> None:
-    """Up to its window a sliding layer sees all, and beyond nothing is served."""
+    """Within its window a sliding layer sees everything; longer sequences are not served."""
     folder = make_checkpoint(family, tmp_path, sliding_window=48)
     assert ModelShape.of(folder).max_len == 48
 
@@ -71,7 +71,7 @@ def test_more_ranks_than_kv_heads_are_refused(tmp_path: Path) -> None:
 def test_the_ranks_parts_make_up_the_whole(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three KV heads on two ranks: what both compute of a layer adds up to what one does."""
+    """With three KV heads on two ranks, both parts of a layer add up to the whole layer."""
     from transformers import AutoModelForCausalLM
 
     heads = {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 96}

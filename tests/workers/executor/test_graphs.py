@@ -1,4 +1,4 @@
-"""Padding of decode iterations for graphs. The graphs themselves: tests/gpu."""
+"""Padding of decode iterations for graphs. The graphs themselves are tested in tests/gpu."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = Grid(group=2, kv_heads=1, processors=1)
 
 
 class Pool:
-    """A model of one number a token: stores its id, and sums the ids of its row up to itself."""
+    """A model whose KV is a token's id. Its logits: the sum of ids so far, and the position."""
 
     def __init__(self) -> None:
         self.slots = torch.arange(NUM_BLOCKS * BLOCK + BLOCK)  # the last block is the spare one
@@ -52,7 +52,7 @@ def decodes(draw: st.DrawFn) -> AttentionBatch:
 @given(st.lists(decodes(), min_size=1, max_size=4))
 @settings(deadline=None)
 def test_a_padded_iteration_computes_what_it_would_alone(batches: list[AttentionBatch]) -> None:
-    """One after the other through the same graphs, and nobody's slots are touched."""
+    """Several iterations go through the same graphs, and touch no slot of another row."""
     padded, plain = Pool(), Pool()
     room = GraphLimits(max_rows=9, max_len=4 * BLOCK, block_size=BLOCK, spare_block=NUM_BLOCKS)
     graphs = DecodeGraphs(padded.run, GRID, room, "cpu")

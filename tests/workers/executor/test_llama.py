@@ -1,4 +1,4 @@
-"""The written-out forward computes what transformers does, for each architecture it takes."""
+"""Our own forward computes what transformers does, for each architecture that it supports."""
 
 from __future__ import annotations
 

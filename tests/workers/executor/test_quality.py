@@ -1,4 +1,4 @@
-"""What `worker.quantize` costs in quality: perplexity of the beginning of a well-known book."""
+"""What `worker.quantize` costs in quality: the perplexity of the beginning of a known book."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK = 16
 
 @torch.inference_mode()
 def perplexity(folder: Path, quantize: str) -> float:
-    """Of the text, by our forward."""
+    """Return the text's perplexity, computed by our own forward."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
     config = model.config
     ids = AutoTokenizer.from_pretrained(folder)(TEXT.read_text(), return_tensors="pt").input_ids[0]

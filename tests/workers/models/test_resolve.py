@@ -1,4 +1,4 @@
-"""Names of models become folders, or errors that say what to do."""
+"""Names of models lead to folders, or to errors that say what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws have the right probabilities, and depend on nothing but seed, position and logits."""
+"""Draws have the right probabilities, and depend only on seed, position and logits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draw(sampling: Sampling, tokens: np.ndarray = KNOWN, num_prompt: int = 2) ->
 
 
 def noise(seed: int, position: int, size: int) -> torch.Tensor:
-    """Of the ids below `size`."""
+    """Return the noise of the ids below `size`."""
     keys = torch.tensor([key_of(seed, position)], dtype=torch.int32)
     return gumbel(keys, torch.arange(size, dtype=torch.int32)[None])[0]
 
@@ -40,7 +40,7 @@ SAMPLINGS = st.builds(
 
 
 def kept_ids(logits: torch.Tensor, sampling: Sampling, size: int) -> list[int] | None:
-    """Candidates of a row (vocabulary,), likeliest first; None if `size` of them are too few."""
+    """Return the candidates of a row, likeliest first; None if `size` of them are too few."""
     found = device.candidates(logits[None], Odds.of([sampling], [0], CPU), size)
     ids: list[int] = found.ids[found.kept].tolist()
     return ids if found.complete else None

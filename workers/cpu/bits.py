@@ -1,4 +1,4 @@
-"""Numbers of a model in Numba, which has no bfloat16: they are read and written as uint16."""
+"""A model's numbers in Numba, which has no bfloat16: it is read and written as uint16."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXP_TERMS = (  # of a polynomial for 2**x, -0.5 <= x <= 0.5, the highest power's
 
 
 def bits_of(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's memory as an array that Numba knows: bfloat16 as uint16."""
+    """Return the tensor's memory as an array that Numba knows: bfloat16 as uint16."""
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.uint16)
     return tensor.numpy()
@@ -32,7 +32,7 @@ def bits_of(tensor: torch.Tensor) -> np.ndarray:
 
 @intrinsic
 def load(_: Any, x: Any) -> Any:
-    """A float32 from a float32, or from the bits of a bfloat16, which are its upper half."""
+    """Return a float32 from a float32, or from the bits of a bfloat16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if x is types.float32:
@@ -44,7 +44,7 @@ def load(_: Any, x: Any) -> Any:
 
 @intrinsic
 def narrow(_: Any, x: Any, like: Any) -> Any:
-    """The float32 `x` in the type of `like`: itself, or the bits of the nearest bfloat16."""
+    """Return the float32 `x` in the type of `like`: itself, or the bits of the nearest bfloat16."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if like is types.float32:
@@ -66,7 +66,7 @@ def float_of_bits(_: Any, bits: Any) -> Any:
 
 @njit(inline="always", fastmath=True)
 def exp(x: Any) -> Any:
-    """e**x for x <= 0, to float32 precision: a polynomial for the fraction, bits for the rest."""
+    """Return e**x for x <= 0, to float32 precision: a polynomial, and a power of 2 made of bits."""
     y = max(x * LOG2_E, np.float32(-126.0))
     whole = np.floor(y + np.float32(0.5))
     f = y - whole
@@ -92,9 +92,9 @@ def bits_of_float(_: Any, x: Any) -> Any:
 
 @njit(inline="always")
 def order(x: Any) -> Any:
-    """A number in whose order float32 are: the highest int32 is found 13 times as fast (measured).
+    """Return an int32 that sorts as the float32 `x` does.
 
-    LLVM does not keep the highest of floats in vectors.
+    LLVM finds the highest int32 in vectors, but not the highest float: 13 times as fast (measured).
     """
     bits = np.int32(bits_of_float(x))
     return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
@@ -102,13 +102,13 @@ def order(x: Any) -> Any:
 
 @njit(inline="always")
 def log(x: Any) -> Any:
-    """The natural logarithm of a normal float32 > 0, to float32 precision.
+    """Return the natural logarithm of a normal float32 > 0, to float32 precision.
 
     With x = 2**n * m and m around 1, log(m) = 2 * atanh(s), s = (m - 1) / (m + 1), whose series in
     s**2 < 0.03 needs five terms.
     """
     bits = bits_of_float(x)
-    # From the mantissa of sqrt(1/2) on, m is below 1: so that it lies between that and sqrt(2).
+    # Above the mantissa of sqrt(1/2), m is below 1, so that it lies between that and sqrt(2).
     n = np.int32(bits - np.uint32(0x3F3504F3)) >> np.int32(23)
     m = float_of_bits(np.uint32(bits - (np.uint32(n) << np.uint32(23))))
     s = (m - np.float32(1)) / (m + np.float32(1))

@@ -1,8 +1,8 @@
-"""What a Llama layer does between its products, one pass each, in Numba.
+"""What a Llama layer does between its products, in one pass each, in Numba.
 
-Arrays are as `bits_of` gives them; the residual stream is float32. Each function works on tokens
-`[begin, end)`: few tokens are done where they are, many are shared out among `threads`, which is
-handed down because what asks Numba for it cannot be cached on disk.
+Arrays are as `bits_of` gives them; the residual stream is float32. Few tokens are done in the
+calling thread, many are shared out among `threads`. That number is an argument because a function
+that asks Numba for it cannot be cached on disk.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import njit, prange
 
 from bros.workers.cpu.bits import exp, load, narrow
 
-PARALLEL_MIN = 16  # tokens from which waking a thread pays (measured)
+PARALLEL_MIN = 16  # with so many tokens, waking a thread pays (measured)
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
@@ -85,7 +85,7 @@ def add_norm(x: Any, stream: Any, weight: Any, eps: Any, out: Any, threads: Any)
 
 @njit(cache=True)
 def rotate(x: Any, cos: Any, sin: Any, threads: Any) -> None:
-    """Rotary embedding of `x` (tokens, heads, head_dim) in place; `cos`, `sin`: (tokens, half)."""
+    """Apply the rotary embedding to `x` (tokens, heads, head_dim); `cos`, `sin`: (tokens, half)."""
     if len(x) < PARALLEL_MIN:
         _rotate(x, cos, sin, 0, len(x))
     else:
@@ -94,7 +94,7 @@ def rotate(x: Any, cos: Any, sin: Any, threads: Any) -> None:
 
 @njit(cache=True)
 def silu_times(gate_up: Any, out: Any, threads: Any) -> None:
-    """`out` (tokens, size) = silu(gate) * up, of `gate_up` (tokens, 2 * size)."""
+    """Write silu(gate) * up of `gate_up` (tokens, 2 * size) to `out` (tokens, size)."""
     if len(out) < PARALLEL_MIN:
         _silu_times(gate_up, out, 0, len(out))
     else:
@@ -103,7 +103,7 @@ def silu_times(gate_up: Any, out: Any, threads: Any) -> None:
 
 @njit(cache=True, fastmath=True)
 def add_bias(x: Any, bias: Any) -> None:
-    """Add `bias` (size,) to each token of `x` (tokens, size); none if it is empty."""
+    """Add `bias` (size,) to each token of `x` (tokens, size); do nothing if it is empty."""
     for i in range(len(x) if len(bias) else 0):
         for d in range(len(bias)):
             x[i, d] = narrow(load(x[i, d]) + load(bias[d]), x[i, d])

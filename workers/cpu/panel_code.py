@@ -1,10 +1,10 @@
 """Machine code for a tile of tokens times a panel of weights, as LLVM vectors.
 
 Weights are bfloat16 or int8, in panels of `PANEL` outputs, pair after pair of inputs. All sums of a
-tile of up to `TILE` tokens stay in registers, while the next panel is fetched. Where the CPU has
+tile of up to `TILE` tokens stay in registers while the next panel is fetched. If the CPU has
 AVX-512's dot product of bfloat16 pairs, int8 is made bfloat16 on its way into a register, which is
-exact, and fastest by looking it up; elsewhere both are made float32, and multiplied and added as
-such.
+exact, and fastest by looking it up. On other CPUs both are made float32, multiplied and added.
+CPUs with a matrix unit have code of their own (`matrix_code`).
 """
 
 from __future__ import annotations
@@ -23,25 +23,15 @@ from bros.workers.cpu.llvm import BYTE, FLOAT, HALF, INDEX, WORD, constant
 _FEATURES = binding.get_host_cpu_features()
 
 
-def has_dot_product() -> bool:
-    """Whether this CPU has the instruction, `vdpbf16ps`."""
-    return bool(_FEATURES.get("avx512bf16", False))
-
-
-def has_lookup() -> bool:
-    """Whether it finds 64 bytes at once in a table of 128, with `vpermi2b`."""
-    return bool(_FEATURES.get("avx512vbmi", False))
-
-
-def has_matrix_unit() -> bool:
-    """Whether it has one for matrices: with that, oneDNN is faster for many tokens."""
-    return bool(_FEATURES.get("amx-bf16", False))
+def has_feature(name: str) -> bool:
+    """Return whether this CPU has the feature that LLVM calls `name`."""
+    return bool(_FEATURES.get(name, False))
 
 
 HALVES = 2  # registers of sums for each token
 # float32 in a register, and tokens whose sums fit into the registers beside weights and inputs: of
 # 32 registers, or of 16.
-LANES, TILE = (16, 12) if _FEATURES.get("avx512f", False) else (8, 4)
+LANES, TILE = (16, 12) if has_feature("avx512f") else (8, 4)
 PANEL = HALVES * LANES  # outputs
 
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(FLOAT, LANES)
@@ -67,6 +57,9 @@ BYTES = ir.VectorType(BYTE, 64)  # as many as AVX-512 has in a register
 class PanelCode:
     """Builds code for one panel. Pointers are to the first element of what is named."""
 
+    TILE = TILE  # tokens at a time, at most
+    DEPTH = 2  # the number of inputs is a multiple of this
+
     def __init__(
         self, builder: ir.IRBuilder, pairs: ir.Value, weights: ir.Value, scale: ir.Value
     ) -> None:
@@ -78,11 +71,35 @@ class PanelCode:
 
     @staticmethod
     def arranged(panels: torch.Tensor) -> torch.Tensor:
-        """Weights (panels, pairs of inputs, PANEL, 2) with each pair's as this code reads them."""
+        """Return weights (panels, pairs of inputs, PANEL, 2) in the order that this code reads."""
         return panels
 
+    def multiply(
+        self, count: ir.Value, inputs: ir.Value, outputs: ir.Value, width: ir.Value
+    ) -> None:
+        """Multiply `count` tokens, 1 to `TILE`, by the panel.
+
+        `inputs` are their bfloat16 pairs, as words; `outputs` has rows of `width`.
+        """
+        builder = self._builder
+        done = builder.append_basic_block("done")
+        choice = builder.switch(count, done)
+        for rows in range(1, self.TILE + 1):
+            block = builder.append_basic_block(f"rows_{rows}")
+            choice.add_case(INDEX(rows), block)
+            builder.position_at_end(block)
+            self.dot(
+                [self._row(inputs, self._pairs, i) for i in range(rows)],
+                [self._row(outputs, width, i) for i in range(rows)],
+            )
+            builder.branch(done)
+        builder.position_at_end(done)
+
+    def _row(self, start: ir.Value, size: ir.Value, number: int) -> ir.Value:
+        return self._builder.gep(start, [self._builder.mul(size, INDEX(number))])
+
     def dot(self, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> None:
-        """One row of `inputs` for each of `outputs`, all times the panel."""
+        """Multiply each row of `inputs` by the panel, to the row of `outputs` beside it."""
         builder = self._builder
         places = [(row, half) for row in range(len(inputs)) for half in range(HALVES)]
         sums = {place: cgutils.alloca_once(builder, FLOATS) for place in places}
@@ -102,23 +119,23 @@ class PanelCode:
             self._store(builder.load(sums[row, half]), half, target)
 
     def _halves_of(self, pair: ir.Value) -> list[Any]:
-        """A pair of inputs' weights, as `_dot` wants them: of each half of the outputs."""
+        """Return a pair of inputs' weights for each half of the outputs, as `_dot` wants them."""
         return [self._weights_of(self._at(pair, half)) for half in range(HALVES)]
 
     def _weights_of(self, at: ir.Value) -> Any:
-        """Those of one half."""
+        """Return the weights of one half."""
         raise NotImplementedError
 
     def _inputs_of(self, pair: ir.Value) -> Any:
-        """A pair of inputs, bfloat16 in a word, in all lanes."""
+        """Return a pair of inputs, bfloat16 in a word, in all lanes."""
         raise NotImplementedError
 
     def _dot(self, total: ir.Value, a: Any, b: Any) -> ir.Value:
-        """total + a[0] * b[0] + a[1] * b[1], for each pair."""
+        """Return total + a[0] * b[0] + a[1] * b[1], for each pair."""
         raise NotImplementedError
 
     def _keep_rolled(self, back: ir.Instruction) -> None:
-        """Unrolled, a loop over ten tokens or more has more addresses than registers (measured)."""
+        """Do not unroll: ten tokens would need more addresses than registers (measured)."""
         module = self._builder.module
         never = module.add_metadata(["llvm.loop.unroll.disable"])
         loop = module.add_metadata([never, never])
@@ -126,7 +143,7 @@ class PanelCode:
         back.set_metadata("llvm.loop", loop)
 
     def _at(self, pair: ir.Value, half: int) -> ir.Value:
-        """Where a pair's weights for half the outputs are; and ask for those of the next panel."""
+        """Return where a pair's weights for half the outputs are; fetch those of the next panel."""
         builder = self._builder
         first = builder.add(builder.mul(pair, INDEX(2 * PANEL)), INDEX(2 * LANES * half))
         at = builder.gep(self._weights, [first])
@@ -140,7 +157,7 @@ class PanelCode:
         return llvm.call(self._builder, name, result, *arguments)
 
     def _store(self, sums: ir.Value, half: int, at: ir.Value) -> None:
-        """Scale int8's, and round to bfloat16 if that is wanted, to even as `bits.narrow` does."""
+        """Scale the sums of int8 weights, and store them, rounded to bfloat16 if `at` is."""
         builder = self._builder
         if self._is_int8:
             scale = self._load(builder.gep(self._scale, [INDEX(LANES * half)]), FLOATS, 4)
@@ -153,7 +170,7 @@ class PanelCode:
 
 
 class DotProductCode(PanelCode):
-    """With AVX-512's `vdpbf16ps`: two products and two sums in one."""
+    """Code with AVX-512's `vdpbf16ps`: two products and two sums in one instruction."""
 
     def _weights_of(self, at: ir.Value) -> ir.Value:
         if not self._is_int8:
@@ -177,7 +194,7 @@ class DotProductCode(PanelCode):
 
 
 class LookupCode(DotProductCode):
-    """The same with `vpermi2b`, which makes int8 bfloat16 in half the instructions.
+    """The same with `vpermi2b`, which turns int8 into bfloat16 in half the instructions.
 
     A weight is kept as its sign and its magnitude; the two bytes of the magnitude are looked up,
     and the sign goes into the upper one.
@@ -185,7 +202,7 @@ class LookupCode(DotProductCode):
 
     @staticmethod
     def arranged(panels: torch.Tensor) -> torch.Tensor:
-        """Bytes unpack in groups of 16, of which the first eight are of the first half."""
+        """See `PanelCode`. Bytes unpack in groups of 16, the first eight for the first half."""
         if panels.dtype is not torch.int8:
             return panels
         signed = panels.abs() | (panels & -128)
@@ -215,7 +232,7 @@ class LookupCode(DotProductCode):
 
 
 def _magnitudes() -> list[tuple[ir.Value, ir.Value]]:
-    """The lower and the upper bytes of 0 to 127 in bfloat16, in two registers each."""
+    """Return the lower and the upper bytes of 0 to 127 in bfloat16, in two registers each."""
     bits = np.arange(128, dtype=np.float32).view(np.uint32) >> 16
     return [
         (ir.Constant(BYTES, part[:64].tolist()), ir.Constant(BYTES, part[64:].tolist()))
@@ -224,7 +241,7 @@ def _magnitudes() -> list[tuple[ir.Value, ir.Value]]:
 
 
 class MultiplyAddCode(PanelCode):
-    """With what every CPU has: float32, one product and one sum."""
+    """Code with what every CPU has: float32, one product and one sum."""
 
     def _weights_of(self, at: ir.Value) -> tuple[ir.Value, ir.Value]:
         if not self._is_int8:
@@ -239,7 +256,7 @@ class MultiplyAddCode(PanelCode):
         return self._widened(llvm.splat(self._builder, pair, LANES))
 
     def _widened(self, pairs: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """float32, of which bfloat16 is the upper half."""
+        """Return the float32 of pairs of bfloat16, which are their upper halves."""
         builder = self._builder
         low = builder.shl(pairs, constant(WORDS, 16))
         high = builder.and_(pairs, constant(WORDS, 0xFFFF0000))
@@ -251,12 +268,3 @@ class MultiplyAddCode(PanelCode):
         for x, y in zip(a, b, strict=True):
             total = self._call(f"fmuladd.v{LANES}f32", FLOATS, x, y, total)
         return total
-
-
-def _best_code() -> type[PanelCode]:
-    if not has_dot_product():
-        return MultiplyAddCode
-    return LookupCode if has_lookup() else DotProductCode
-
-
-BEST_CODE = _best_code()

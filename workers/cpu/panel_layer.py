@@ -1,7 +1,7 @@
 """A Llama layer around its attention, in two calls: arrays are as `bits_of` gives them.
 
-Each of the passes and products below is fast, but called from Python one by one they cost some
-15 microseconds each, and there are ten in a layer.
+A layer has ten passes and products. Called from Python one by one, each would cost some 15
+microseconds more.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bros.workers.cpu.gemm import product
 
 @njit(cache=True)
 def _linear(x: Any, weights: Any, out: Any, threads: Any) -> None:
-    """`weights`: panels, scale and bias."""
+    """Multiply by `weights`: panels, scale and bias."""
     panels, scale, bias = weights
     product(x, panels, scale, out, threads)
     add_bias(out, bias)
@@ -36,7 +36,7 @@ def before_attention(
     out: Any,  # (tokens, heads of Q, K and V * head_dim)
     threads: Any,
 ) -> None:
-    """Q, K and V of all tokens, with their positions in Q and K."""
+    """Compute Q, K and V of all tokens, with positions in Q and K."""
     add_norm(x, stream, norm, eps, normed, threads)
     _linear(normed, qkv, out, threads)
     tokens, size = out.shape
@@ -60,7 +60,7 @@ def after_attention(
     active: Any,  # (tokens, intermediate), scratch
     threads: Any,
 ) -> None:
-    """The output product, and the MLP."""
+    """Compute the output product and the MLP."""
     _linear(attended, o, out, threads)
     add_norm(out, stream, norm, eps, normed, threads)
     _linear(normed, gate_up, both, threads)

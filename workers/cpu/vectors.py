@@ -25,15 +25,15 @@ class Vectors:
         return llvm.constant(self.type, value)
 
     def lanes(self) -> ir.Value:
-        """0, 1, 2, ..."""
+        """Return the words 0, 1, 2, ..."""
         return ir.Constant(self._words, list(range(self.size)))
 
     def splat(self, x: ir.Value) -> ir.Value:
-        """The same number in every lane."""
+        """Return a vector with the number `x` in every lane."""
         return llvm.splat(self._builder, x, self.size)
 
     def load(self, at: ir.Value) -> ir.Value:
-        """From a pointer to float32, or to a bfloat16 as uint16."""
+        """Load from a pointer to float32, or to bfloat16 as uint16."""
         builder, element = self._builder, at.type.pointee
         kind = ir.VectorType(element, self.size)
         source = builder.bitcast(at, kind.as_pointer())
@@ -48,14 +48,14 @@ class Vectors:
         return self._builder.fmul(a, b, flags=FAST)
 
     def multiply_add(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
-        """a * b + c"""
+        """Return a * b + c."""
         return self._builder.fadd(self.multiply(a, b), c, flags=FAST)
 
     def maximum(self, a: ir.Value, b: ir.Value) -> ir.Value:
         return self._builder.select(self._builder.fcmp_ordered(">", a, b), a, b)
 
     def reduce(self, name: str, value: ir.Value, *start: ir.Value) -> ir.Value:
-        """All lanes to one number: `fmax`, or `fadd` from `start`."""
+        """Reduce all lanes to one number: by `fmax`, or by `fadd` from `start`."""
         return self._call(f"vector.reduce.{name}", FLOAT, *start, value)
 
     def _call(self, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
@@ -63,7 +63,7 @@ class Vectors:
         return llvm.call(self._builder, name, result, *arguments, fastmath=FAST)
 
     def exp(self, x: ir.Value) -> ir.Value:
-        """e**x for x <= 0, to float32 precision; as `bits.exp` does it."""
+        """Return e**x for x <= 0, to float32 precision, as `bits.exp` does."""
         builder = self._builder
         y = self.maximum(self.multiply(x, self.constant(LOG2_E)), self.constant(-126.0))
         half_up = builder.fadd(y, self.constant(0.5), flags=FAST)

@@ -1,8 +1,8 @@
 """The forward of Llama and its like, written out: five products and four passes a layer.
 
-transformers' own layers take some 25 torch calls each, which at small batches costs as much as
-the products. Here Q, K and V are one product, gate and up another, and the rest is in `fused`.
-Other architectures run through transformers.
+transformers' own layers make some 25 torch calls each, which in small batches cost as much as the
+products. Here Q, K and V are one product, gate and up are another, and `fused` has the rest. Other
+architectures run through transformers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba import get_num_threads
 from bros.workers.attention.interface import Attention
 from bros.workers.cpu.bits import bits_of
 from bros.workers.cpu.fused import add_norm, rotate, silu_times
-from bros.workers.cpu.linear import Kind, PanelLinear, best_kind, make_linear
+from bros.workers.cpu.linear import Kind, PanelLinear, make_linear
 from bros.workers.cpu.panel_code import PANEL
 from bros.workers.cpu.panel_layer import after_attention, before_attention
 
@@ -25,7 +25,7 @@ ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 
 
 def can_run(model: Any) -> bool:
-    """Whether the model is one that `LlamaForward` computes exactly."""
+    """Return whether `LlamaForward` computes this model as transformers does."""
     rope = getattr(model.config, "rope_parameters", None) or {}
     return (
         type(model).__name__ in ARCHITECTURES
@@ -41,7 +41,7 @@ Heads = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 @dataclass
 class _Iteration:
-    """What the layers of one iteration share: also views, which cost as much as a short pass."""
+    """What the layers of one iteration share; views too, which cost as much as a short pass."""
 
     stream: np.ndarray  # (tokens, hidden), float32: the residual
     normed: torch.Tensor  # (tokens, hidden)
@@ -60,20 +60,20 @@ class _Iteration:
         return self.heads[0] + self.heads[1]
 
     def buffer(self, name: str, width: int) -> torch.Tensor:
-        """Room (tokens, width), which each layer overwrites."""
+        """Return a tensor (tokens, width) that each layer overwrites."""
         if name not in self._buffers:
             self._buffers[name] = self.normed.new_empty(len(self.stream), width)
         return self._buffers[name]
 
     def bits(self, tensor: torch.Tensor) -> np.ndarray:
-        """`bits_of` a tensor that more than one layer has."""
+        """Return `bits_of` a tensor that several layers are given."""
         known = self._bits.get(id(tensor))
-        if known is None:  # the tensor is kept as well: nothing else gets its id
+        if known is None:  # the tensor is kept too, so that no other gets its id
             known = self._bits[id(tensor)] = tensor, bits_of(tensor)
         return known[1]
 
     def split(self, qkv: torch.Tensor) -> Heads:
-        """Q, K and V of their product (tokens, ...); if it is the last one's, the same views."""
+        """Return views of Q, K and V in their product (tokens, ...); the same for one tensor."""
         if self._split is None or self._split[0] is not qkv:
             heads = qkv.view(len(qkv), -1, 2 * self.cos.shape[1])
             q, k, v = torch.split(heads, list(self.heads), dim=1)
@@ -95,7 +95,7 @@ class _Layer:
         self.mlp_norm = bits_of(layer.post_attention_layernorm.weight.detach())
 
     def before(self, x: torch.Tensor, now: _Iteration) -> Heads:
-        """Q, K and V, with positions, from what is to be added."""
+        """Return Q, K and V with positions; `x` is what must first be added to the residual."""
         add_norm(
             bits_of(x), now.stream, self.attention_norm, now.eps, bits_of(now.normed), now.threads
         )
@@ -105,7 +105,10 @@ class _Layer:
         return now.split(qkv)
 
     def after(self, attended: torch.Tensor, now: _Iteration) -> torch.Tensor:
-        """What is to be added (tokens, hidden), from attention's (tokens, heads, head_dim)."""
+        """Return what the next layer adds to the residual (tokens, hidden).
+
+        `attended` is (tokens, heads, head_dim).
+        """
         x = self.o(attended.view(len(attended), -1))
         add_norm(bits_of(x), now.stream, self.mlp_norm, now.eps, bits_of(now.normed), now.threads)
         gate_up = self.gate_up(now.normed)
@@ -116,7 +119,7 @@ class _Layer:
 
 
 class _PanelLayer:
-    """The same in two calls, if all products are `gemm`'s: a call costs as much as a short pass."""
+    """A layer whose products are all `gemm`'s, in two calls: each costs as much as a short pass."""
 
     def __init__(self, layer: _Layer) -> None:
         self.scale = layer.scale
@@ -184,7 +187,7 @@ class _Angles:
         self._cos = self._sin = np.empty((0, 0), np.float32)  # (positions, half a head)
 
     def of(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cosines and sines (tokens, half a head), float32."""
+        """Return cosines and sines (tokens, half a head), float32."""
         size = int(positions.max()) + 1
         if size > len(self._cos):
             self._cos, self._sin = self._table(max(size, 2 * len(self._cos)))
@@ -198,10 +201,10 @@ class _Angles:
 
 
 class LlamaForward:
-    """Takes the weights out of a transformers model, which is not to be used after that."""
+    """A `Forward` that takes the weights out of a transformers model, which is then unusable."""
 
     def __init__(self, model: Any, quantize: str) -> None:
-        kind: Kind = "int8" if quantize == "int8" else best_kind(model)
+        kind: Kind = "int8" if quantize == "int8" else "panels"
         inner, config = model.model, model.config
         self._embedding: torch.Tensor = inner.embed_tokens.weight.detach()
         self._angles = _Angles(inner.rotary_emb)
@@ -218,7 +221,7 @@ class LlamaForward:
     def __call__(
         self, ids: torch.Tensor, positions: torch.Tensor, last: torch.Tensor, attention: Attention
     ) -> torch.Tensor:
-        """Logits (len(last), vocabulary) after the tokens `last` of the packed tokens `ids`."""
+        """Return logits (len(last), vocabulary) after the tokens `last` of the packed `ids`."""
         x = self._embedding[ids]
         now = self._begin(x, positions)
         for index, layer in enumerate(self._layers):
@@ -246,7 +249,7 @@ class LlamaForward:
 
 
 def _fuse(kind: Kind, *linears: torch.nn.Linear) -> torch.nn.Module:
-    """One product for several of the same input."""
+    """Return one product that computes several of the same input."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
     fused = torch.nn.Linear(weight.shape[1], 1, bias=False, device="meta")
     fused.weight = torch.nn.Parameter(weight, requires_grad=False)

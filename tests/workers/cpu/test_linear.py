@@ -1,4 +1,4 @@
-"""The layouts of linear layers compute what plain ones do."""
+"""Linear layers in each layout compute what plain ones do."""
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ from bros.workers.cpu.linear import (
 )
 
 onednn = pytest.mark.skipif(not has_onednn(), reason="no oneDNN bfloat16 kernels for this CPU")
-KINDS = ["panels", *(pytest.param(kind, marks=onednn) for kind in ("packed", "both"))]
+KINDS = ["panels", pytest.param("packed", marks=onednn)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("num_tokens", [0, 1, 2, 11, 12, 13, 33, 256])
+@pytest.mark.parametrize("num_tokens", [0, 1, 2, 11, 12, 13, 16, 17, 32, 33, 256])
 def test_it_computes_the_same(num_tokens: int, bias: bool, kind: Kind) -> None:
     torch.manual_seed(1)
     linear = torch.nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16)
@@ -49,10 +49,10 @@ def test_tokens_may_have_more_dimensions(num_tokens: int, kind: Kind) -> None:
 def test_a_token_is_computed_alike_in_all_company(kind: Kind) -> None:
     torch.manual_seed(1)
     linear = make_linear(torch.nn.Linear(96, 160, dtype=torch.bfloat16), kind)
-    x = torch.randn(40, 96, dtype=torch.bfloat16)
+    x = torch.randn(70, 96, dtype=torch.bfloat16)
     together = linear(x)
-    for first in range(40):
-        for last in (first + 1, min(40, first + 11)):
+    for first in range(70):
+        for last in (first + 1, min(70, first + 11), min(70, first + 33)):
             assert torch.equal(linear(x[first:last]), together[first:last])
 
 
@@ -70,7 +70,7 @@ def test_int8_is_close(num_tokens: int) -> None:
 @pytest.mark.parametrize("num_tokens", [1, 12, 40])
 @torch.inference_mode()
 def test_int8_loses_nothing_but_in_rounding_weights(num_tokens: int) -> None:
-    """All 255 numbers are read as they are: sums are those of the same numbers in bfloat16."""
+    """All 255 weights are read exactly: sums equal those of the same weights in bfloat16."""
     torch.manual_seed(4)
     whole = torch.randint(-127, 128, (160, 96))
     whole[:, 0] = 127  # with which the scale of each output is 1

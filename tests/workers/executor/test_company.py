@@ -5,19 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-import pytest
-
 from bros.brosd.config import load
 from bros.brosd.protocol.wire import Sampling
 from bros.kv import Klass
-from bros.workers.cpu.panel_code import has_matrix_unit
 from bros.workers.factory import cpu_executor
 from rows import RowRunner
 
 NUM_TOKENS = 12
 LENGTHS = [1, 3, 16, 17, 40, 90, 700]
-
-pytestmark = pytest.mark.skipif(has_matrix_unit(), reason="oneDNN's products depend on the batch")
 
 
 def test_company_changes_no_bit(model_dir: Path, tmp_path: Path) -> None:

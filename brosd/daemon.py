@@ -1,58 +1,38 @@
-"""The scheduler daemon: one inbox, one loop. Routes messages, runs the scheduler, supervises.
+"""The scheduler daemon: one loop that routes messages, runs the scheduler and supervises.
 
-Everything that happens, messages, ends of processes, signals and the clock, becomes an event in
-one queue, handled one at a time: no state here is ever touched by two tasks.
+Events are handled one at a time, so no state here is ever touched by two tasks. A bug in the
+handling of one event is logged and counted, and the loop goes on: only DaemonError ends it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bros.brosd.config import Config, ConfigError, reloaded, save
+from bros.brosd.events import Event, Events, ReloadSignal, StopSignal, Tick
 from bros.brosd.fleet.devices import DeviceGroup
 from bros.brosd.fleet.fleet import Fleet
-from bros.brosd.fleet.supervisor import Child, Exited, Supervisor, describe
+from bros.brosd.fleet.supervisor import Child, Exited, Supervisor
+from bros.brosd.fleet.tokenizer_handle import TokenizerHandle
 from bros.brosd.fleet.worker_handle import PoolTooSmall, WorkerHandle
 from bros.brosd.protocol import wire
-from bros.brosd.protocol.sockets import Inbox, Outbox
-from bros.brosd.stats import report
+from bros.brosd.protocol.runtime_folder import config_file, daemon_socket, worker_name
+from bros.brosd.stats import in_a_line, report
 from bros.brosd.systemd import notify, watchdog_s
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-TOKENIZER = "tokenizer"
+
+ReadConfig = Callable[[], Config]  # the configuration, read again from all its sources
 
 
 class DaemonError(RuntimeError):
     """The daemon cannot serve; the text is one line for the operator."""
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A second has passed."""
-
-
-@dataclass(frozen=True)
-class StopSignal:
-    """Somebody wants the daemon to end; with `now`, without waiting for requests."""
-
-    now: bool
-
-
-@dataclass(frozen=True)
-class ReloadSignal:
-    """Somebody changed the configuration."""
-
-
-Event = wire.ToDaemon | Exited | Tick | StopSignal | ReloadSignal
-ReadConfig = Callable[[], Config]  # the configuration, read again from all its sources
 
 
 class Daemon:
@@ -61,18 +41,17 @@ class Daemon:
     def __init__(
         self, config: Config, model: Path, groups: Sequence[DeviceGroup], load: ReadConfig
     ) -> None:
-        """One worker for each group of devices."""
+        """Make one worker for each group of devices."""
         self._config = config
         self._load = load
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._supervisor = Supervisor(config.supervisor, self._events.put_nowait)
+        self._events = Events()
+        self._supervisor = Supervisor(config.supervisor, self._events.post)
         self._fleet = Fleet(config, self._supervisor, model, groups)
-        arguments = ["--runtime-dir", str(config.runtime), "--model", str(model)]
-        self._tokenizer = Child(TOKENIZER, "bros.brosd.tokenizer", arguments)
-        self._to_tokenizer: Outbox[wire.ToTokenizer] | None = None
+        self._tokenizer = TokenizerHandle(config, self._supervisor, model)
         self._started_s = time.monotonic()
         self._scheduling_s = 0.0
-        self._announced = False
+        self._internal_errors = 0
+        self._announced = False  # once all have been ready
         self._draining_since_s: float | None = None
         self._stopped = False
 
@@ -80,100 +59,93 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until stopped."""
-        save(self._config, self._config.runtime / "config.json")
-        inbox: Inbox[wire.ToDaemon] = Inbox(self._config.runtime / "daemon.sock", wire.ToDaemon)
-        self._catch_signals()
-        sources = [
-            asyncio.create_task(self._receive(inbox)),
-            asyncio.create_task(self._tick()),
-        ]
+        runtime = self._config.runtime
+        save(self._config, config_file(runtime))
+        self._events.open(daemon_socket(runtime), min(TICK_S, watchdog_s() / 2))
         try:
-            await self._start_tokenizer()
+            await self._tokenizer.start()
+            await self._send_stats()
             for worker in self._fleet:
                 await worker.start()
             while not self._stopped:
-                await self._handle(await self._events.get())
-                while not self._events.empty():
-                    await self._handle(self._events.get_nowait())
-                await self._fleet.dispatch()
+                await self._handle(await self._events.next())
+                while self._events.waiting:
+                    await self._handle(await self._events.next())
+                await self._dispatch()
         finally:
             notify("STOPPING=1")
             await self._stop_children()
-            for source in sources:
-                source.cancel()
-            inbox.close()
+            self._events.close()
 
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number, now in (
-            (signal.SIGTERM, False),
-            (signal.SIGINT, False),
-            (signal.SIGQUIT, True),
-        ):
-            loop.add_signal_handler(number, self._events.put_nowait, StopSignal(now))
-        loop.add_signal_handler(signal.SIGHUP, self._events.put_nowait, ReloadSignal())
+    async def _dispatch(self) -> None:
+        """Send plans to all workers that wait for one."""
+        for worker in self._fleet:
+            with self._surviving("dispatch"):
+                await worker.dispatch()
 
-    async def _receive(self, inbox: Inbox[wire.ToDaemon]) -> None:
-        while True:
-            self._events.put_nowait(await inbox.recv())
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(min(TICK_S, watchdog_s() / 2))
-            self._events.put_nowait(Tick())
+    @contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        """Log and count a bug, and go on."""
+        try:
+            yield
+        except DaemonError:
+            raise
+        except Exception:
+            self._internal_errors += 1
+            log.exception("event=internal_error in=%s", what)
 
     async def _handle(self, event: Event) -> None:
-        match event:
-            case wire.StepDone():
-                await self._on_step_done(event)
-            case wire.Admit():
-                await self._on_admit(event)
-            case wire.Abort():
-                self._fleet.abort(event.rid)
-            case Tick():
-                await self._on_tick()
-            case Exited():
-                await self._on_exited(event)
-            case ReloadSignal():
-                await self._on_reload()
-            case StopSignal():
-                await self._on_stop_signal(event)
-            case _:
-                await self._on_child(event)
+        with self._surviving(type(event).__name__):
+            match event:
+                case wire.StepDone():
+                    await self._on_step_done(event)
+                case wire.Admit():
+                    await self._on_admit(event)
+                case wire.Abort():
+                    self._fleet.abort(event.rid)
+                case Tick():
+                    await self._on_tick()
+                case Exited():
+                    await self._on_exited(event)
+                case ReloadSignal():
+                    await self._on_reload()
+                case StopSignal():
+                    await self._on_stop_signal(event)
+                case _:
+                    await self._on_child(event)
 
     # -- requests --------------------------------------------------------------------------------
 
     async def _on_admit(self, admit: wire.Admit) -> None:
         if fail := self._fleet.admit(admit):
-            await self._tell_tokenizer(fail)
+            await self._tokenizer.send(fail)
 
     async def _on_step_done(self, done: wire.StepDone) -> None:
-        worker = self._fleet[done.worker]
-        if not self._supervisor.current(worker.child.peer, done.generation):
+        if not self._supervisor.current(worker_name(done.worker), done.generation):
             return  # the last words of a lost worker; its rows run again elsewhere
+        worker = self._fleet[done.worker]
         began_s = time.perf_counter()
-        emit = self._fleet.complete(done)
+        try:
+            emit = self._fleet.complete(done)
+        except Exception:
+            # Its requests are computed again: better than waiting for an iteration without end.
+            self._supervisor.kill(worker.child, "the result of an iteration could not be used")
+            raise
         await worker.dispatch()  # first: text can wait, an accelerator should not
         self._scheduling_s += time.perf_counter() - began_s
         if emit is not None:
-            await self._tell_tokenizer(emit)
+            await self._tokenizer.send(emit)
 
     # -- children --------------------------------------------------------------------------------
-
-    async def _start_tokenizer(self) -> None:
-        await self._supervisor.start(self._tokenizer)
-        name = f"{TOKENIZER}.{self._tokenizer.generation}.sock"
-        self._to_tokenizer = Outbox(self._config.runtime / name)
-        await self._tell_tokenizer(self._stats())
 
     async def _on_child(
         self, event: wire.Hello | wire.Geometry | wire.Ready | wire.Heartbeat | wire.Fault
     ) -> None:
-        peer = f"worker-{event.worker}" if isinstance(event, wire.Geometry) else event.peer
+        peer = worker_name(event.worker) if isinstance(event, wire.Geometry) else event.peer
         child = self._supervisor.current(peer, event.generation)
         if child is None:
             return
-        child.beat_s = time.monotonic()
+        self._supervisor.note_beat(child)
         match event:
             case wire.Hello() if event.wire != wire.WIRE_VERSION:
                 raise DaemonError(
@@ -187,22 +159,20 @@ class Daemon:
             case wire.Ready():
                 await self._on_ready(child, event)
             case wire.Fault():
-                child.reason = event.reason
-                log.error("event=fault peer=%s reason=%r", peer, event.reason)
+                self._supervisor.note_fault(child, event.reason)
             case _:
                 pass
 
     async def _on_ready(self, child: Child, ready: wire.Ready) -> None:
-        child.ready = child.served = True
-        log.info("event=child_ready peer=%s generation=%d", child.peer, child.generation)
+        self._supervisor.note_ready(child)
         if worker := self._fleet.find(child):
             worker.serve(ready.profile)
         elif self._draining_since_s is not None:
-            await self._tell_tokenizer(wire.Drain())
-        await self._tell_tokenizer(self._stats())
-        if not self._announced and self._tokenizer.ready and self._fleet.all_up:
-            self._announced = True
-            await self._tell_tokenizer(self._stats())
+            await self._tokenizer.send(wire.Drain())
+        first = not self._announced and self._tokenizer.ready and self._fleet.all_up
+        self._announced = self._announced or first
+        await self._send_stats()
+        if first:
             server = self._config.server
             url = f"http://{server.host}:{server.port}"
             log.info("event=ready url=%s startup_s=%.1f", url, time.monotonic() - self._started_s)
@@ -212,9 +182,7 @@ class Daemon:
         child = self._supervisor.current(event.peer, event.generation)
         if child is None or self._stopped:
             return
-        child.ready = False
-        reason = child.reason or describe(event.status)
-        log.error("event=child_lost peer=%s reason=%r", child.peer, reason)
+        reason = self._supervisor.note_end(child, event.status)
         may_restart = self._supervisor.may_restart(child)
         worker = self._fleet.find(child)
         if not may_restart and (
@@ -227,10 +195,11 @@ class Daemon:
             await self._lose_worker(worker, for_good=not may_restart)
 
     async def _lose_worker(self, worker: WorkerHandle, *, for_good: bool) -> None:
-        """Start it again, unless it has died too often; its requests go on at once elsewhere."""
-        for fail in self._fleet.lose(worker, for_good=for_good):
-            await self._tell_tokenizer(fail)
-        await self._tell_tokenizer(self._stats())
+        """Start it again, unless it died too often; its requests go on elsewhere at once."""
+        with self._surviving("lose_worker"):
+            for fail in self._fleet.lose(worker, for_good=for_good):
+                await self._tokenizer.send(fail)
+        await self._send_stats()
         if for_good:
             log.error("event=worker_given_up peer=%s", worker.child.peer)
             self._supervisor.forget(worker.child)
@@ -238,14 +207,11 @@ class Daemon:
             await worker.start()
 
     async def _lose_tokenizer(self) -> None:
-        if self._to_tokenizer is not None:
-            self._to_tokenizer.close()
-        self._fleet.abort_all()  # their streams are gone; batch lines come again
-        await self._start_tokenizer()
-
-    async def _tell_tokenizer(self, message: wire.ToTokenizer) -> None:
-        if self._to_tokenizer is not None:
-            await self._to_tokenizer.send(message)
+        """Start it again. Its streams are gone, so their requests end; batch lines come again."""
+        with self._surviving("lose_tokenizer"):
+            self._fleet.abort_all()
+        await self._tokenizer.start()
+        await self._send_stats()
 
     # -- the clock -------------------------------------------------------------------------------
 
@@ -253,15 +219,20 @@ class Daemon:
         self._supervisor.kill_hung()
         for worker in self._fleet:
             worker.tick()
-        stats = self._stats()
         if self._announced:
-            # From the loop that schedules, so that it stops if that one does.
-            notify("WATCHDOG=1", f"STATUS={_in_a_line(stats)}")
-        await self._tell_tokenizer(stats)
+            notify("WATCHDOG=1")  # from the loop that schedules: if it hangs, so do all requests
+        await self._send_stats()
         if self._draining_since_s is not None:
             drained_s = time.monotonic() - self._draining_since_s
             out_of_time = drained_s > self._config.server.drain_timeout_s
             self._stopped = out_of_time or (self._fleet.idle and drained_s > TICK_S)
+
+    async def _send_stats(self) -> None:
+        with self._surviving("stats"):
+            stats = self._stats()
+            if self._announced:
+                notify(f"STATUS={in_a_line(stats)}")
+            await self._tokenizer.send(stats)
 
     @property
     def _state(self) -> str:
@@ -278,13 +249,16 @@ class Daemon:
             policy=self._config.scheduler.policy,
             uptime_s=time.monotonic() - self._started_s,
             scheduling_s=self._scheduling_s,
-            tokenizer_restarts=max(0, self._tokenizer.generation - 1),
+            tokenizer_restarts=self._tokenizer.restarts,
             slo=wire.Slo(self._config.slo.ttft_s, self._config.slo.tpot_s),
+            internal_errors=self._internal_errors,
         )
         return report(about, self._fleet)
 
+    # -- reload and the end ----------------------------------------------------------------------
+
     async def _on_reload(self) -> None:
-        """Take what can change live; keep all else, and say so."""
+        """Take what can change live; keep everything else, and log that it needs a restart."""
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config, ignored = reloaded(self._config, self._load())
@@ -295,12 +269,11 @@ class Daemon:
                 log.warning("event=needs_restart key=%s", key)
             self._config = config
             logging.getLogger().setLevel(config.log.level.upper())
-            save(config, config.runtime / "config.json")
-            await self._tell_tokenizer(wire.Reload())
+            save(config, config_file(config.runtime))
+            await self._tokenizer.send(wire.Reload())
             log.info("event=reloaded")
-        notify("READY=1")
-
-    # -- the end ---------------------------------------------------------------------------------
+        finally:
+            notify("READY=1")
 
     async def _on_stop_signal(self, event: StopSignal) -> None:
         if event.now or self._draining_since_s is not None or not self._announced:
@@ -309,24 +282,16 @@ class Daemon:
         log.info("event=draining requests=%d", self._fleet.num_requests)
         self._draining_since_s = time.monotonic()
         notify("STATUS=draining")
-        await self._tell_tokenizer(wire.Drain())
-        await self._tell_tokenizer(self._stats())
+        await self._tokenizer.send(wire.Drain())
+        await self._send_stats()
 
     async def _stop_children(self) -> None:
         self._stopped = True
-        await self._tell_tokenizer(wire.Stop())
+        await self._tokenizer.send(wire.Stop())
         for worker in self._fleet:
             await worker.stop()
         await self._supervisor.stop()
+        self._tokenizer.close()
         for worker in self._fleet:
             worker.close()
         log.info("event=stopped")
-
-
-def _in_a_line(stats: wire.Stats) -> str:
-    """The daemon for `systemctl status`."""
-    rt, be = stats.rt, stats.be
-    return (
-        f"{stats.state}: {rt.running}+{be.running} requests running (real-time+best-effort), "
-        f"{rt.waiting}+{be.waiting} waiting"
-    )

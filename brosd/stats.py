@@ -1,4 +1,4 @@
-"""What the daemon says of itself: sums over its workers, and a line for each."""
+"""What the daemon reports of itself: sums over its workers, and a line for each."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ P = TypeVar("P", ClassStats, KvStats)
 
 
 def added_up(parts: Sequence[P]) -> P:
-    """Field by field."""
+    """Return the sum of each field."""
     columns = zip(*(msgspec.structs.astuple(part) for part in parts), strict=True)
     return type(parts[0])(*(sum(column) for column in columns))
 
 
 def report(about: Stats, fleet: Fleet) -> Stats:
-    """`about`, with all that is known of the workers filled in."""
+    """Return `about` with everything that is known of the workers filled in."""
     workers = list(fleet)
     errors = [worker.scheduler.cost.relative_errors for worker in workers]
     return msgspec.structs.replace(
@@ -32,22 +32,32 @@ def report(about: Stats, fleet: Fleet) -> Stats:
         iteration_s=_mean(worker.mean_step_s for worker in workers),
         prediction_error=_mean(error for error, _ in errors),
         prediction_error_p95=max(p95 for _, p95 in errors),
-        worker_restarts=sum(max(0, worker.child.generation - 1) for worker in workers),
+        worker_restarts=sum(worker.child.restarts for worker in workers),
         rt=added_up([worker.scheduler.stats(Klass.RT) for worker in workers]),
         be=added_up([worker.scheduler.stats(Klass.BE) for worker in workers]),
         kv=added_up([worker.scheduler.kv_stats() for worker in workers]),
         rt_latency=fleet.latencies.stats(Klass.RT),
         be_latency=fleet.latencies.stats(Klass.BE),
         workers=[worker.stats() for worker in workers],
+        planning_faults=sum(worker.scheduler.planning_faults for worker in workers),
+    )
+
+
+def in_a_line(stats: Stats) -> str:
+    """The daemon for `systemctl status`."""
+    rt, be = stats.rt, stats.be
+    return (
+        f"{stats.state}: {rt.running}+{be.running} requests running (real-time+best-effort), "
+        f"{rt.waiting}+{be.waiting} waiting"
     )
 
 
 def shortest(lengths: Iterable[int]) -> int:
-    """What any worker can take, as far as they are known: 0 says not yet."""
+    """Return the length that every worker can take, as far as known; 0 if none is known yet."""
     return min((length for length in lengths if length), default=0)
 
 
 def _mean(figures: Iterable[float]) -> float:
-    """Of those that there are: 0 is a worker that has done nothing."""
+    """Return the mean of the figures that are not 0, which is a worker that has done nothing."""
     known = [figure for figure in figures if figure]
     return fmean(known) if known else 0.0

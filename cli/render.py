@@ -104,7 +104,9 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
     used = kv.blocks_total - kv.blocks_free
     share = used / kv.blocks_total if kv.blocks_total else 0.0
     restarts = f"{stats.worker_restarts} worker, {stats.tokenizer_restarts} tokenizer"
-    return [
+    if stats.daemon_restarts:
+        restarts += f", {stats.daemon_restarts} daemon"
+    facts = [
         ("state", f"{stats.state}, up {duration(stats.uptime_s)}"),
         ("model", f"{stats.model}, up to {stats.max_len:,} tokens"),
         ("policy", stats.policy),
@@ -118,6 +120,10 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("scheduling", _scheduling(stats)),
         ("restarts", restarts),
     ]
+    if stats.planning_faults or stats.internal_errors:
+        bugs = f"{stats.planning_faults} in plans, {stats.internal_errors} in events: see the log"
+        facts.append(("bugs", bugs))
+    return facts
 
 
 def _attainment(stats: Stats) -> str:

@@ -1,4 +1,4 @@
-"""All workers of a daemon: each request has a place on one, and finds another if that one dies."""
+"""All workers of a daemon: each request is on one of them, and moves if that one dies."""
 
 from __future__ import annotations
 
@@ -97,20 +97,14 @@ class Fleet:
             self._placement.finish(rid for rid, why in ends if why is not wire.FinishReason.NONE)
         return emit
 
-    async def dispatch(self) -> None:
-        """Send plans to all workers that wait for one."""
-        for worker in self._workers:
-            await worker.dispatch()
-
     def lose(self, worker: WorkerHandle, *, for_good: bool) -> list[wire.Fail]:
-        """A worker's process is gone. Its requests go where they run soonest now.
+        """A worker's process is gone. Its requests go where they will finish soonest now.
 
-        Returns those that are given up.
+        Return those that are given up.
         """
-        fails = worker.lose()
+        fails = worker.lose(for_good=for_good)
         for fail in fails:
             self._placement.release(fail.rid)
-        worker.place.lost = for_good
         for request in worker.scheduler.hand_over():
             self._placement.release(request.rid)
             place = self._placement.candidates(request)[0]

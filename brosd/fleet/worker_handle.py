@@ -66,7 +66,10 @@ class WorkerHandle:
         self._outbox = Outbox(path)
 
     async def make_table(self, geometry: wire.Geometry) -> None:
-        """The worker has loaded its model: make its block table. PoolTooSmall if that is vain."""
+        """The worker has loaded its model: make its block table.
+
+        Raise PoolTooSmall if no request would fit.
+        """
         pool = PoolPlan(self._config, geometry)
         self.max_len = pool.max_len
         if self.max_len < 2:
@@ -114,8 +117,8 @@ class WorkerHandle:
         self.mean_step_s = sum(steps_s) / len(steps_s) if steps_s else 0.0
         late_s = time.monotonic() - self._sent_s - self._config.supervisor.step_timeout_s
         if self.scheduler.in_flight and late_s > 0:
-            self.child.reason = "an iteration took longer than supervisor.step_timeout_s"
-            self._supervisor.kill(self.child)
+            reason = "an iteration took longer than supervisor.step_timeout_s"
+            self._supervisor.kill(self.child, reason)
 
     async def dispatch(self) -> None:
         """Send the next plan, if the worker is idle and there is something to do."""
@@ -123,9 +126,10 @@ class WorkerHandle:
             self._sent_s = time.monotonic()
             await self._send(plan)
 
-    def lose(self) -> list[wire.Fail]:
-        """The process is gone: its requests wait. Returns those that are given up."""
+    def lose(self, *, for_good: bool) -> list[wire.Fail]:
+        """The process is gone: its requests wait. Return those that are given up."""
         self.place.up = False
+        self.place.lost = for_good
         self.close()
         return self.scheduler.detach()
 
@@ -135,7 +139,7 @@ class WorkerHandle:
         return wire.WorkerStats(
             name=self.child.peer,
             ready=self.place.up,
-            restarts=max(0, self.child.generation - 1),
+            restarts=self.child.restarts,
             running=(rt.running, be.running),
             waiting=(rt.waiting, be.waiting),
             blocks=self._block_map(),

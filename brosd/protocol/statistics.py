@@ -125,3 +125,6 @@ class Stats(Message, tag="stats"):
     rt_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
     be_latency: LatencyStats = msgspec.field(default_factory=LatencyStats)
     workers: list[WorkerStats] = msgspec.field(default_factory=list)
+    daemon_restarts: int = 0  # since `brosd start --detach`
+    planning_faults: int = 0  # plans that failed because of a bug, and were made more simply
+    internal_errors: int = 0  # bugs in the handling of events; the log has a traceback of each

@@ -98,7 +98,12 @@ def _daemon(stats: Stats) -> Iterator[Metric]:
     restarts = CounterMetricFamily("bros_restarts", "Restarted processes", labels=["process"])
     restarts.add_metric(["worker"], stats.worker_restarts)
     restarts.add_metric(["tokenizer"], stats.tokenizer_restarts)
+    restarts.add_metric(["daemon"], stats.daemon_restarts)
     yield restarts
+    bugs = CounterMetricFamily("bros_internal_errors", "Bugs that were survived", labels=["where"])
+    bugs.add_metric(["plans"], stats.planning_faults)
+    bugs.add_metric(["events"], stats.internal_errors)
+    yield bugs
 
 
 def _objectives(stats: Stats) -> Iterator[Metric]:

@@ -27,7 +27,6 @@ from bros.brosd.systemd import notify, watchdog_s
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-
 ReadConfig = Callable[[], Config]  # the configuration, read again from all its sources
 
 
@@ -36,14 +35,21 @@ class DaemonError(RuntimeError):
 
 
 class Daemon:
-    """Serves one model until it is told to stop. `run` raises DaemonError if it cannot."""
+    """Serves one model until it is told to stop. `run` raises DaemonError if it cannot.
+
+    Its children read the configuration from the runtime folder, where it must have been saved.
+    """
 
     def __init__(
-        self, config: Config, model: Path, groups: Sequence[DeviceGroup], load: ReadConfig
+        self,
+        config: Config,
+        model: Path,
+        groups: Sequence[DeviceGroup],
+        load: ReadConfig,
+        restarts: int = 0,
     ) -> None:
-        """Make one worker for each group of devices."""
-        self._config = config
-        self._load = load
+        """Make one worker for each group of devices. `restarts`: of this daemon, until now."""
+        self._config, self._load, self._restarts = config, load, restarts
         self._events = Events()
         self._supervisor = Supervisor(config.supervisor, self._events.post)
         self._fleet = Fleet(config, self._supervisor, model, groups)
@@ -59,9 +65,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Serve until stopped."""
-        runtime = self._config.runtime
-        save(self._config, config_file(runtime))
-        self._events.open(daemon_socket(runtime), min(TICK_S, watchdog_s() / 2))
+        self._events.open(daemon_socket(self._config.runtime), min(TICK_S, watchdog_s() / 2))
         try:
             await self._tokenizer.start()
             await self._send_stats()
@@ -78,7 +82,6 @@ class Daemon:
             self._events.close()
 
     async def _dispatch(self) -> None:
-        """Send plans to all workers that wait for one."""
         for worker in self._fleet:
             with self._surviving("dispatch"):
                 await worker.dispatch()
@@ -173,8 +176,7 @@ class Daemon:
         self._announced = self._announced or first
         await self._send_stats()
         if first:
-            server = self._config.server
-            url = f"http://{server.host}:{server.port}"
+            url = self._config.server.url
             log.info("event=ready url=%s startup_s=%.1f", url, time.monotonic() - self._started_s)
             notify("READY=1", f"STATUS=serving {self._config.model.name} on {url}")
 
@@ -208,7 +210,7 @@ class Daemon:
 
     async def _lose_tokenizer(self) -> None:
         """Start it again. Its streams are gone, so their requests end; batch lines come again."""
-        with self._surviving("lose_tokenizer"):
+        with self._surviving("abort_all"):
             self._fleet.abort_all()
         await self._tokenizer.start()
         await self._send_stats()
@@ -252,6 +254,7 @@ class Daemon:
             tokenizer_restarts=self._tokenizer.restarts,
             slo=wire.Slo(self._config.slo.ttft_s, self._config.slo.tpot_s),
             internal_errors=self._internal_errors,
+            daemon_restarts=self._restarts,
         )
         return report(about, self._fleet)
 

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
+import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import uvloop
 
 from bros.brosd.api_keys import KeyFileError as KeyFileError
 from bros.brosd.api_keys import Keys
 from bros.brosd.api_keys import check_keys as check_keys
-from bros.brosd.config import Config
+from bros.brosd.config import Config, save
+from bros.brosd.config.folders import write_error
 from bros.brosd.daemon import Daemon, DaemonError, ReadConfig
 from bros.brosd.fleet.devices import DeviceError, find_groups, share_cores
-from bros.brosd.locks import InstanceError, instance, make_folder, make_folders, running_pid
-from bros.brosd.protocol.child import setup_logging
-from bros.brosd.systemd import notify
+from bros.brosd.locks import (
+    InstanceError,
+    instance,
+    make_folder,
+    make_folders,
+    respawner_pid,
+    running_pid,
+)
+from bros.brosd.protocol.logs import setup_logging
+from bros.brosd.protocol.runtime_folder import config_file
+from bros.brosd.systemd import environ_of_child, notify, num_restarts
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +57,22 @@ def fetch_model(config: Config) -> Path:
         config.model.name,
         str(config.cache),
     ]
-    environ = {**os.environ, "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environ, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=environ_of_child(), check=False
+    )
     if done.returncode != 0:
         raise ServeError(f"model {config.model.name} cannot be had; the reason is above")
     return Path(done.stdout.strip())
 
 
 def serve(config: Config, load: ReadConfig) -> None:
-    """Run the daemon in this process until it is told to stop. ServeError if it cannot.
+    """Run the daemon in this process until it is told to stop. Raise ServeError if it cannot.
 
     `load` reads the configuration again, for SIGHUP.
     """
     setup_logging(config.log.level, "brosd")
+    os.umask(0o077)  # whatever we write is nobody else's to read
+    raise_descriptor_limit()
     try:
         with instance(config):
             check_keys(config)
@@ -69,87 +82,134 @@ def serve(config: Config, load: ReadConfig) -> None:
             def again() -> Config:
                 return share_cores(load(), groups)
 
-            uvloop.run(Daemon(share_cores(config, groups), model, groups, again).run())
+            shared = share_cores(config, groups)
+            _save(shared)
+            uvloop.run(Daemon(shared, model, groups, again, num_restarts()).run())
     except (DaemonError, DeviceError, InstanceError, KeyFileError, ServeError) as error:
         notify(f"STATUS=failed: {error}")
         raise ServeError(str(error)) from None
 
 
-def serve_detached(config: Config, arguments: Sequence[str]) -> int:
-    """Start `brosd start ARGUMENTS` in the background; returns its process id when it is ready.
+def _save(config: Config) -> None:
+    """Write the configuration for the daemon's children."""
+    try:
+        save(config, config_file(config.runtime))
+    except OSError as error:
+        raise InstanceError(write_error(config.runtime, "runtime_dir", error)) from None
 
-    ServeError with the daemon's own reason if it ends before that.
+
+def raise_descriptor_limit() -> None:
+    """Take as many file descriptors as we may have; each connection needs one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def serve_detached(config: Config, arguments: Sequence[str]) -> int:
+    """Start `brosd start ARGUMENTS` in the background; return its process id when it is ready.
+
+    A parent of its own starts it again when it ends unexpectedly. Raise ServeError with the
+    daemon's own reason if it ends before it is ready.
     """
-    if pid := running_pid(config.runtime):
-        raise ServeError(f"a daemon is running already (process {pid}): see 'brosd status'")
     try:
         make_folders(config)
         check_keys(config)
+        if pid := running_pid(config.runtime):
+            raise ServeError(f"a daemon is running already (process {pid}): see 'brosd status'")
+        if pid := respawner_pid(config.runtime):
+            raise ServeError(
+                f"a daemon ended and will be started again (by process {pid}): wait for it, or "
+                "give it up with 'brosd stop'"
+            )
     except (InstanceError, KeyFileError) as error:
         raise ServeError(str(error)) from None
     fetch_model(config)  # here, where its progress can be seen
-    address = f"bros-{os.getpid()}-{secrets.token_hex(8)}"
     log_path = config.state / "brosd.log"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox, log_path.open("ab") as output:
-        inbox.bind(f"\0{address}")
-        inbox.settimeout(POLL_S)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bros.cli.daemon", "start", *arguments],
+    daemon = [sys.executable, "-m", "bros.cli.daemon", "start", *arguments]
+    reading, writing = os.pipe()
+    with open(reading) as report:
+        try:
+            _start_respawner(config.runtime, daemon, writing, log_path)
+        except OSError as error:
+            raise ServeError(write_error(config.state, "state_dir", error)) from None
+        finally:
+            os.close(writing)
+        return _wait_ready(report, log_path)
+
+
+def _start_respawner(runtime: Path, daemon: list[str], report_fd: int, log_path: Path) -> None:
+    log_fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        subprocess.Popen(
+            [sys.executable, "-m", "bros.brosd.respawn", str(runtime), str(report_fd), *daemon],
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, "NOTIFY_SOCKET": f"@{address}", "PYTHONSAFEPATH": "1"},
+            stdout=log_fd,
+            stderr=log_fd,
+            env=environ_of_child(),
+            pass_fds=[report_fd],
             start_new_session=True,
         )
-        _wait_ready(process, inbox, log_path)
-    return process.pid
+    finally:
+        os.close(log_fd)
 
 
-def _wait_ready(process: subprocess.Popen[bytes], inbox: socket.socket, log_path: Path) -> None:
-    reason = ""
-    while True:
-        ended = process.poll() is not None
-        try:
-            lines = inbox.recv(4096).decode().splitlines()
-        except TimeoutError:
-            if ended:
-                reason = reason or f"it exited with status {process.returncode}"
-                raise ServeError(f"{reason} (log: {log_path})") from None
-            continue
-        if "READY=1" in lines:
-            return
-        for line in lines:
-            reason = line.removeprefix("STATUS=failed: ") if "failed: " in line else reason
+def _wait_ready(report: TextIO, log_path: Path) -> int:
+    """Read how the start goes, and return the daemon's process id."""
+    reason, pid = "it ended without a reason", 0
+    for line in report:
+        name, _, value = line.rstrip().partition("=")
+        if name == "MAINPID":
+            pid = int(value)
+        elif name == "READY":
+            return pid
+        else:
+            reason = value.removeprefix("failed: ")
+    raise ServeError(f"{reason} (log: {log_path})")
 
 
 def keys_of(config: Config) -> Keys:
-    """The API keys of the configured state folder. ServeError if they cannot be read."""
+    """The API keys of the configured state folder. Raise ServeError if they cannot be read."""
     try:
-        make_folder(config.state)
+        make_folder(config.state, "state_dir")
         return Keys(config.state)
     except (InstanceError, KeyFileError) as error:
         raise ServeError(str(error)) from None
 
 
 def reload(config: Config) -> None:
-    """Have the daemon read its configuration again. ServeError if none runs."""
-    pid = running_pid(config.runtime)
+    """Have the daemon read its configuration again. Raise ServeError if none runs."""
+    pid, _ = _processes(config)
     if pid is None:
         raise ServeError(f"no daemon runs in {config.runtime}: start it with 'brosd start'")
     os.kill(pid, signal.SIGHUP)
 
 
 def stop(config: Config, *, now: bool = False) -> bool:
-    """End the daemon and wait for its end; False if none runs. ServeError if it does not end."""
-    pid = running_pid(config.runtime)
-    if pid is None:
+    """End the daemon, and the parent that would start it again; wait for their ends.
+
+    Return False if none runs. Raise ServeError if it does not end.
+    """
+    pid, respawner = _processes(config)
+    target = respawner or pid  # the respawner passes the signal on
+    if target is None:
         return False
-    os.kill(pid, signal.SIGQUIT if now else signal.SIGTERM)
+    with suppress(ProcessLookupError):
+        os.kill(target, signal.SIGQUIT if now else signal.SIGTERM)
     deadline_s = time.monotonic() + KILL_AFTER_S + (0 if now else config.server.drain_timeout_s)
-    while running_pid(config.runtime) == pid:
+    while target in (left := _processes(config)) or (pid is not None and pid in left):
         if time.monotonic() > deadline_s:
+            ends = " ".join(str(process) for process in left if process is not None)
             raise ServeError(
-                f"process {pid} does not stop: try 'brosd stop --now' or kill -9 {pid}"
+                f"process {target} does not stop: try 'brosd stop --now' or kill -9 {ends}"
             )
         time.sleep(POLL_S)
     return True
+
+
+def _processes(config: Config) -> tuple[int | None, int | None]:
+    """The process ids of the daemon and of its respawner. Raise ServeError if the folder is
+    another user's.
+    """
+    try:
+        return running_pid(config.runtime), respawner_pid(config.runtime)
+    except InstanceError as error:
+        raise ServeError(str(error)) from None

@@ -82,15 +82,23 @@ def _folders(config: Config) -> Iterator[Finding]:
         if not os.access(place, os.W_OK):
             yield Finding("error", subject, f"{folder} cannot be written by this user")
             continue
+        if subject == "state" and _is_open(folder):
+            yield Finding("error", "state", f"{folder} is open to others: chmod 700 {folder}")
+            continue
         free = shutil.disk_usage(place).free
         low = free < (config.batch.min_free_bytes if subject == "state" else MODEL_BYTES)
         text = f"{folder}, {free / GIB:.1f} GiB free"
         yield Finding("error" if low else "ok", subject, text + (": free some" if low else ""))
     runtime = config.runtime
-    if runtime.exists() and stat.S_IMODE(runtime.stat().st_mode) & 0o077:
+    if _is_open(runtime):
         yield Finding("error", "runtime", f"{runtime} is open to others: chmod 700 {runtime}")
     else:
         yield Finding("ok", "runtime", str(runtime))
+
+
+def _is_open(folder: Path) -> bool:
+    """Whether others may look into a folder."""
+    return folder.exists() and bool(stat.S_IMODE(folder.stat().st_mode) & 0o077)
 
 
 def _jobs(config: Config) -> Iterator[Finding]:

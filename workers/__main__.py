@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from bros.brosd.config import Config, restore
-from bros.brosd.protocol.child import die_with_parent, setup_logging, start_heartbeat
+from bros.brosd.protocol.child import die_with_parent, start_heartbeat
+from bros.brosd.protocol.logs import setup_logging
 from bros.brosd.protocol.runtime_folder import config_file
 from bros.workers.identity import Identity
 from bros.workers.version import compiled_folder

@@ -10,7 +10,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from bros.brosd.client.errors import ClientError, NotRunning, unexpected
-from bros.brosd.locks import running_pid
+from bros.brosd.locks import InstanceError, is_served
 from bros.brosd.protocol.runtime_folder import client_socket
 from bros.brosd.protocol.sockets import MALFORMED, encode, ipc, set_options
 from bros.brosd.protocol.wire import Message, ToClient
@@ -31,7 +31,7 @@ class IpcConnection:
     def __init__(self, runtime: Path) -> None:
         self._runtime = runtime
         path = client_socket(runtime)
-        if not path.exists() and running_pid(runtime) is None:
+        if not self._is_served() and not path.exists():
             raise NotRunning(runtime)
         try:
             address = ipc(path)
@@ -88,12 +88,18 @@ class IpcConnection:
             return
         waited_s = time.monotonic() - since_s
         away = self._away_since_s is not None and waited_s > self._grace_s
-        if away and running_pid(self._runtime) is None:
+        if away and not self._is_served():
             raise NotRunning(self._runtime)
         if waited_s > PATIENCE_S:
             raise ClientError(
                 f"the daemon in {self._runtime} did not answer for {PATIENCE_S:.0f} s: see its log"
             )
+
+    def _is_served(self) -> bool:
+        try:
+            return is_served(self._runtime)
+        except InstanceError as error:
+            raise ClientError(str(error)) from None
 
     def _decode(self, frame: bytes) -> ToClient:
         try:

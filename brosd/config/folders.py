@@ -1,9 +1,10 @@
-"""Where the daemon keeps its files if nobody says so: for root, for users and for systemd."""
+"""The folders of the daemon: where they are if nobody says so, and what is wrong with one."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 
@@ -37,6 +38,16 @@ def user_dir(environ: Mapping[str, str] | None = None) -> Path:
     """What belongs to a person and not to a daemon: chat history, saved conversations."""
     environ = os.environ if environ is None else environ
     return _home(environ, "XDG_STATE_HOME", ".local/state") / "bros"
+
+
+def write_error(folder: Path, key: str, error: OSError) -> str:
+    """Say that the folder, which is the setting `key`, cannot be written, and what to do."""
+    full = error.errno in (ENOSPC, EDQUOT)
+    remedy = "free some space there, or" if full else "make it writable, or"
+    return (
+        f"cannot write in {folder}: {error.strerror}; {remedy} choose another folder with "
+        f"--set {key}=FOLDER"
+    )
 
 
 def _home(environ: Mapping[str, str], variable: str, fallback: str) -> Path:

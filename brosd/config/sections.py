@@ -42,6 +42,11 @@ class ServerConfig(Section):
     body_timeout_s: Seconds = 60.0  # for a request's body; for each piece of an upload
     drain_timeout_s: Seconds = 30.0
 
+    @property
+    def url(self) -> str:
+        """Where clients on this machine reach it."""
+        return f"http://{self.host}:{self.port}"
+
 
 class WorkerConfig(Section):
     """The executors: each has a model and a KV pool, on CPU or on CUDA devices.

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bros.brosd.config import Config
+from bros.brosd.systemd import environ_of_child
 
 NVIDIA_CONTROL = Path("/dev/nvidiactl")  # without it there is no CUDA device to ask for
 
@@ -81,8 +82,9 @@ def _count_cuda(*, required: bool) -> int:
             raise DeviceError("worker.device = 'cuda', but this machine has no NVIDIA driver")
         return 0
     command = [sys.executable, "-m", "bros.workers.device"]
-    environ = {**os.environ, "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environ, check=False)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=environ_of_child(), check=False
+    )
     count = int(done.stdout or 0) if done.returncode == 0 else 0
     if required and not count:
         raise DeviceError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 import time
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bros.brosd.config import SupervisorConfig
+from bros.brosd.systemd import environ_of_child
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +75,9 @@ class Supervisor:
         child.ready = False
         child.reason = ""
         child.started_s = child.beat_s = time.monotonic()
-        # Without the working directory on the path, a file there cannot stand in for a module.
-        environ = {**os.environ, "PYTHONSAFEPATH": "1"}
-        environ.pop("NOTIFY_SOCKET", None)
         try:
             child.process = await asyncio.create_subprocess_exec(
-                *child.command, stdin=asyncio.subprocess.DEVNULL, env=environ
+                *child.command, stdin=asyncio.subprocess.DEVNULL, env=environ_of_child()
             )
         except OSError as error:
             child.process = None

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from bros.brosd.config import Config
+from bros.brosd.config.folders import write_error
 from bros.brosd.fleet.devices import DeviceGroup
 from bros.brosd.fleet.placement import WorkerLoad
 from bros.brosd.fleet.supervisor import Child, Supervisor
@@ -86,7 +87,12 @@ class WorkerHandle:
             max_copies=pool.max_copies,
         )
         path = table_file(self._config.runtime, self.index, geometry.generation)
-        self._table = BlockTable(path, sizes, epoch=geometry.generation)
+        try:
+            self._table = BlockTable(path, sizes, epoch=geometry.generation)
+        except OSError as error:
+            reason = write_error(self._config.runtime, "runtime_dir", error)
+            self._supervisor.kill(self.child, reason)
+            return
         self._pool = pool
         await self._send(wire.Attach(path=str(path)))
 

@@ -1,9 +1,8 @@
-"""What every child of the daemon does first: end with its parent, show signs of life, log."""
+"""What every child of the daemon does first: end with its parent, and show signs of life."""
 
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -38,13 +37,3 @@ def start_heartbeat(runtime: Path, peer: str, generation: int) -> None:
             outbox.send(Heartbeat(peer, generation))
 
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
-
-
-def setup_logging(level: str, process: str) -> None:
-    """One line per event on standard error: time, level, process, then key=value pairs."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level.upper(),
-        format=f"%(asctime)s %(levelname)s process={process} %(message)s",
-        force=True,
-    )

@@ -13,7 +13,8 @@ import uvloop
 import zmq
 
 from bros.brosd import config as configuration
-from bros.brosd.protocol.child import die_with_parent, setup_logging, start_heartbeat
+from bros.brosd.protocol.child import die_with_parent, start_heartbeat
+from bros.brosd.protocol.logs import setup_logging
 from bros.brosd.protocol.runtime_folder import TOKENIZER, config_file, daemon_socket
 from bros.brosd.protocol.sockets import BlockingOutbox, encode, ipc, set_options
 from bros.brosd.protocol.wire import Fault, Hello, ToDaemon

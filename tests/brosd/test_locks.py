@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bros.brosd.client.client import Client, ClientError
 from bros.brosd.config import Config, load
-from bros.brosd.locks import InstanceError, instance, running_pid
+from bros.brosd.locks import InstanceError, instance, make_folders, running_pid
 
 
 def config_in(folder: Path) -> Config:
@@ -68,3 +69,98 @@ def test_a_runtime_folder_that_others_can_read_is_closed_to_them(tmp_path: Path)
     config.runtime.mkdir(mode=0o755)
     with instance(config):
         assert config.runtime.stat().st_mode & 0o777 == 0o700
+
+
+def give_away(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give something away")
+    os.chown(path, 12345, -1, follow_symlinks=False)
+
+
+@pytest.mark.parametrize("name", ["runtime", "state"])
+def test_a_link_that_somebody_else_laid_is_not_followed(tmp_path: Path, name: str) -> None:
+    config = config_in(tmp_path)
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    (theirs / "daemon.sock").touch()
+    link: Path = getattr(config, name)
+    link.symlink_to(theirs)
+    give_away(link)
+    with pytest.raises(InstanceError, match="is a link that belongs to user 12345"):
+        make_folders(config)
+    with pytest.raises(InstanceError, match="is a link"), instance(config):
+        pass
+    assert (theirs / "daemon.sock").exists()
+    assert theirs.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_link_of_our_own_is_followed(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    (tmp_path / "disk").mkdir()
+    config.state.symlink_to(tmp_path / "disk")
+    with instance(config):
+        assert (tmp_path / "disk" / "brosd.lock").exists()
+
+
+def test_nobody_is_asked_in_a_folder_of_somebody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits there could be anyone, and could have us end any process of ours."""
+    (tmp_path / "brosd.lock").write_text("1")
+    give_away(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InstanceError, match="belongs to user 12345"):
+        running_pid(tmp_path)
+    with pytest.raises(ClientError, match="belongs to user 12345"):
+        Client(tmp_path)
+
+
+def test_a_state_folder_that_others_can_read_is_closed_to_them(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    config.state.mkdir(mode=0o755)
+    with instance(config):
+        assert config.state.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_all_share_is_not_taken(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    config.state.mkdir()
+    config.state.chmod(0o1777)
+    with pytest.raises(InstanceError, match="shared by all users"), instance(config):
+        pass
+    assert config.state.stat().st_mode & 0o7777 == 0o1777
+
+
+def test_only_files_of_a_daemon_are_swept(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    config.runtime.mkdir()
+    strange = {"my.sock", "table-of-contents", "a.store", "config.json.old", "worker-x.1.sock"}
+    ours = {"client.sock", "tokenizer.3.sock", "worker-0.2.r1.sock", "worker-1.9.store"}
+    for name in strange | ours | {"config.json", "table-0.1.kv"}:
+        (config.runtime / name).touch()
+    (config.runtime / "daemon.sock").mkdir()
+    with instance(config):
+        left = {path.name for path in config.runtime.iterdir()}
+    assert left == strange | {"brosd.lock", "daemon.sock"}
+
+
+@pytest.mark.parametrize("key", ["runtime_dir", "state_dir"])
+def test_a_full_disk_is_named_with_what_to_do(tmp_path: Path, key: str) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k,mode=700", "none", str(folder)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        (folder / "filler").write_bytes(b"x" * 4096)
+        config = config_in(tmp_path / "other")
+        setattr(config, key, str(folder))
+        with (
+            pytest.raises(InstanceError, match=f"cannot write in {folder}: No space") as caught,
+            instance(config),
+        ):
+            pass
+        assert "free some space" in str(caught.value)
+        assert f"--set {key}=" in str(caught.value)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

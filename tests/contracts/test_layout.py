@@ -17,7 +17,7 @@ FOLDERS_OF_BROSD = {
     "protocol": set[str](),
     "client": {"protocol", "locks", "config"},
     "scheduling": {"protocol", "config"},
-    "fleet": {"protocol", "scheduling", "config"},
+    "fleet": {"protocol", "scheduling", "config", "systemd"},
     "tokenizer": {"protocol", "api_keys", "config", "scheduling"},
 }
 

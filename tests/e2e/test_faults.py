@@ -12,6 +12,7 @@ from threading import Barrier
 import httpx
 import pytest
 
+from bros.brosd.locks import respawner_pid, running_pid
 from harness import FLOAT32, MODEL, MakeServer, Server, wait_until
 
 NUM_STREAMS = 16
@@ -79,9 +80,27 @@ def test_a_stopped_worker_counts_as_dead(make_server: MakeServer) -> None:
 def test_a_killed_daemon_leaves_no_orphan_and_no_table(make_server: MakeServer) -> None:
     server = make_server()
     children = [server.child(module) for module in ("bros.workers", "bros.brosd.tokenizer")]
+    respawner = respawner_pid(server.runtime)
+    assert respawner is not None
+    os.kill(respawner, signal.SIGKILL)
     os.kill(server.pid(), signal.SIGKILL)
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10.0)
     assert not list(server.runtime.glob("table-*"))
     assert server.run("brosd", "status").returncode == 3
-    assert server.start().returncode == 0  # over what was left: a stale lock file, dead sockets
+    assert server.start().returncode == 0  # over what was left: stale lock files, dead sockets
     assert server.healthy()
+
+
+def test_a_killed_daemon_serves_again_by_itself(make_server: MakeServer) -> None:
+    server = make_server()
+    killed = server.pid()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: running_pid(server.runtime) not in (None, killed))
+    wait_until(server.healthy)
+    assert stream(server.url, 1) == stream(server.url, 1)
+    status = server.run("brosd", "status", "--json")
+    assert json.loads(status.stdout)["daemon_restarts"] == 1
+    assert "1 daemon" in server.run("brosd", "status").stdout
+    assert server.stop().returncode == 0
+    assert respawner_pid(server.runtime) is running_pid(server.runtime) is None
+    assert {path.name for path in server.runtime.iterdir()} == {"brosd.lock"}

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import hmac
 import ipaddress
+import logging
 import os
 import secrets
 import time
@@ -20,8 +21,11 @@ import msgspec
 
 from bros.brosd.config import Config
 
+log = logging.getLogger(__name__)
+
 FILE_NAME = "keys.json"
 PREFIX = "bros-"
+Version = tuple[int, int, int]
 
 
 class KeyFileError(RuntimeError):
@@ -37,11 +41,36 @@ class ApiKey(msgspec.Struct):
 
 
 class Keys:
-    """The keys of one state folder. Raises KeyFileError if their file cannot be read."""
+    """The keys of one state folder. Raise KeyFileError if their file cannot be read.
+
+    Keys that another process makes or revokes count from the next look on.
+    """
 
     def __init__(self, state: Path) -> None:
         self._path = state / FILE_NAME
+        self._version = self._look()
         self._keys = self._read()
+
+    def _look(self) -> Version | None:
+        """What tells one version of the file from the next; None if there is no file."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _refresh(self) -> None:
+        """Read the file if it has changed. If that fails, the keys stay as they are."""
+        version = self._look()
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._keys = self._read()
+        except KeyFileError as error:
+            log.error("event=keys_not_read error=%r", str(error))
+        else:
+            log.info("event=keys_read count=%d", len(self._keys))
 
     def _read(self) -> list[ApiKey]:
         try:
@@ -53,10 +82,12 @@ class Keys:
 
     @property
     def all(self) -> list[ApiKey]:
+        self._refresh()
         return list(self._keys)
 
     def owner(self, key: str) -> str | None:
-        """Whose key that is, None if nobody's. Takes as long whichever it is."""
+        """Whose key that is, None if nobody's. It takes as long for each of the keys."""
+        self._refresh()
         digest = _digest(key)
         found = None
         for known in self._keys:
@@ -65,7 +96,7 @@ class Keys:
         return found
 
     def create(self, name: str) -> str:
-        """A new key, which is not kept anywhere."""
+        """Make a key and return it; only its hash is kept."""
         key = PREFIX + secrets.token_urlsafe(32)
         with self._changing():
             if any(known.name == name for known in self._keys):
@@ -122,7 +153,7 @@ def are_required(config: Config) -> bool:
 
 
 def check_keys(config: Config) -> None:
-    """KeyFileError if keys are required and there is none."""
+    """Raise KeyFileError if keys are required and there is none."""
     if are_required(config) and not Keys(config.state).all:
         raise KeyFileError(
             f"server.host = {config.server.host} can be reached by others and there is no API key: "

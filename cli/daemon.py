@@ -59,7 +59,7 @@ def start(
 
 @app.command()
 def reload(config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Have the daemon read its configuration and its API keys again. Example: brosd reload"""
+    """Have the daemon read its configuration again. Example: brosd reload"""
     from bros.brosd.lifecycle import reload as reload_daemon
 
     reload_daemon(target(config, set_).load())
@@ -159,10 +159,7 @@ def list_keys(
 
 @key.command("revoke")
 def revoke_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Revoke an API key; 'brosd reload' makes a running daemon know.
-
-    Example: brosd key revoke laptop
-    """
+    """Revoke an API key; it is refused from then on. Example: brosd key revoke laptop"""
     from bros.brosd.lifecycle import keys_of
 
     keys_of(target(config, set_).load()).revoke(name)

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import logging
 
-from bros.brosd.api_keys import KeyFileError, Keys, are_required
+from bros.brosd.api_keys import Keys, are_required
 from bros.brosd.config import Config, restore
 from bros.brosd.protocol.runtime_folder import (
     TOKENIZER,
@@ -132,16 +132,11 @@ class TokenizerProcess:
                     return
 
     def _reload(self) -> None:
-        """Read the keys again, and the settings that may change while the process runs."""
+        """Take from the daemon's configuration what may change while it runs."""
         config = restore(config_file(self._config.runtime))
         logging.getLogger().setLevel(config.log.level.upper())
         self._preparer.slo = config.slo
         self._auth.max_requests_per_key = config.server.max_requests_per_key
-        if self._auth.keys is not None:
-            try:
-                self._auth.keys = Keys(config.state)
-            except KeyFileError as error:
-                log.error("event=keys_not_reloaded error=%r", str(error))
         log.info("event=reloaded")
 
 

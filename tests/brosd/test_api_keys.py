@@ -47,6 +47,30 @@ def test_a_damaged_key_file_opens_no_door(tmp_path: Path) -> None:
         Keys(tmp_path)
 
 
+def test_keys_that_another_process_makes_or_revokes_are_known_at_once(tmp_path: Path) -> None:
+    served = Keys(tmp_path)
+    assert served.owner("bros-x") is None
+    key = Keys(tmp_path).create("alice")
+    assert served.owner(key) == "alice"
+    Keys(tmp_path).create("bob")
+    assert [known.name for known in served.all] == ["alice", "bob"]
+    Keys(tmp_path).revoke("alice")
+    assert served.owner(key) is None
+
+
+def test_a_file_that_gets_damaged_changes_no_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = Keys(tmp_path)
+    key = served.create("alice")
+    (tmp_path / "keys.json").write_text("[{]")
+    assert served.owner(key) == "alice"
+    assert served.owner("bros-x") is None
+    assert caplog.text.count("event=keys_not_read") == 1
+    (tmp_path / "keys.json").unlink()
+    assert served.owner(key) is None
+
+
 def test_others_need_a_key(tmp_path: Path) -> None:
     here = [f"state_dir={tmp_path}"]
     check_keys(load(overrides=here, environ={}))

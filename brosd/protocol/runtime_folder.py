@@ -8,7 +8,9 @@ from pathlib import Path
 TOKENIZER = "tokenizer"
 
 _SOCKET = r"(daemon|client|(tokenizer|worker-\d+)\.\d+(\.r\d+)?)\.sock"
-_OURS = re.compile(rf"{_SOCKET}|worker-\d+\.\d+\.store|table-\d+\.\d+\.kv|config\.json")
+_OURS = re.compile(
+    rf"{_SOCKET}|client\.closed|worker-\d+\.\d+\.store|table-\d+\.\d+\.kv|config\.json"
+)
 
 
 def worker_name(index: int) -> str:
@@ -24,6 +26,11 @@ def daemon_socket(runtime: Path) -> Path:
 def client_socket(runtime: Path) -> Path:
     """Where the tokenizer serves local clients."""
     return runtime / "client.sock"
+
+
+def closed_door(socket: Path) -> Path:
+    """Where a socket lies while nobody shall connect to it."""
+    return socket.with_suffix(".closed")
 
 
 def inbox_socket(runtime: Path, peer: str, generation: int, rank: int = 0) -> Path:

@@ -13,9 +13,15 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bros.brosd.config import ServerConfig
+from bros.brosd.tokenizer.descriptors import DescriptorBudget
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than the usual connection pool of a client
+BUSY_BODY = b'{"error": {"message": "Too many connections: try again later", "code": "busy"}}'
+BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+) % (len(BUSY_BODY), BUSY_BODY)
 LAST_ANSWERS_S = 2  # what streams gets this long when the process is told to stop
 
 
@@ -39,14 +45,22 @@ def listen(server: ServerConfig) -> socket.socket:
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection that closes if the headers of a request do not come in time."""
+    """A connection that is closed if the headers of a request do not come in time.
+
+    It is refused if there are so many that local clients could not be served beside them.
+    """
 
     timeout_s: float  # set by `HttpServer`
+    budget: DescriptorBudget
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._arm()
+        if self.budget.fits_http(transport.get_extra_info("socket").fileno()):
+            self._arm()
+        else:
+            transport.write(BUSY)
+            transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -76,7 +90,11 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, header_timeout_s: float) -> None:
         settings: dict[str, Any] = {
-            "http": type("Protocol", (Protocol,), {"timeout_s": header_timeout_s}),
+            "http": type(
+                "Protocol",
+                (Protocol,),
+                {"timeout_s": header_timeout_s, "budget": DescriptorBudget()},
+            ),
             "log_config": None,
             "access_log": False,
             "lifespan": "off",

@@ -16,7 +16,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from bros.brosd.protocol.sockets import MALFORMED, encode, ipc, set_options
+from bros.brosd.protocol.sockets import MALFORMED, encode, set_options
 from bros.brosd.protocol.wire import (
     Cancel,
     FromClient,
@@ -34,10 +34,12 @@ from bros.brosd.protocol.wire import (
     StatusQuery,
     ToClient,
 )
+from bros.brosd.tokenizer.descriptors import DescriptorBudget
 from bros.brosd.tokenizer.generation.live_requests import LiveRequests
 from bros.brosd.tokenizer.jobs.errors import StoreError
 from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
 from bros.brosd.tokenizer.jobs.store import JobStore
+from bros.brosd.tokenizer.local.listener import Listener
 from bros.brosd.tokenizer.openai.errors import OpenAIError, of_store
 from bros.brosd.tokenizer.openai.service import OpenAIService
 
@@ -68,19 +70,24 @@ class LocalServer:
         self._runner = runner
         self._decoder = msgspec.msgpack.Decoder(FromClient)
         self._tasks: dict[tuple[bytes, int], asyncio.Task[None]] = {}
-        path.unlink(missing_ok=True)
         self._socket: Any = zmq.asyncio.Context.instance().socket(zmq.ROUTER)
         set_options(self._socket)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending to nobody is an error
-        self._socket.bind(ipc(path))
+        self._listener = Listener(self._socket, path, DescriptorBudget())
 
     def close(self) -> None:
+        self._listener.close()
         for task in self._tasks.values():
             task.cancel()
         self._socket.close()
 
     async def run(self) -> None:
         """Take messages until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listener.run())
+            await self._receive()
+
+    async def _receive(self) -> None:
         while True:
             identity, *frames = await self._socket.recv_multipart()
             try:

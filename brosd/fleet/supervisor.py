@@ -44,7 +44,7 @@ class Child:
     served: bool = False  # whether any incarnation was ready
     reason: str = ""  # why it ends, if that is known
     started_s: float = 0.0
-    beat_s: float = 0.0
+    beat_s: float | None = None  # when it was last heard; None before its first message
     ends_s: deque[float] = field(default_factory=deque)  # when incarnations ended, recently
 
     @property
@@ -74,7 +74,8 @@ class Supervisor:
         child.generation += 1
         child.ready = False
         child.reason = ""
-        child.started_s = child.beat_s = time.monotonic()
+        child.started_s = time.monotonic()
+        child.beat_s = None
         try:
             child.process = await asyncio.create_subprocess_exec(
                 *child.command, stdin=asyncio.subprocess.DEVNULL, env=environ_of_child()
@@ -143,10 +144,12 @@ class Supervisor:
         if now_s - self._looked_s > self._limits.hang_timeout_s / 2:
             # This process itself slept, and what they sent meanwhile is still to be read.
             for child in self.children.values():
-                child.beat_s = now_s
+                if child.beat_s is not None:
+                    child.beat_s = now_s
         self._looked_s = now_s
         for child in self.children.values():
-            silent_s, age_s = now_s - child.beat_s, now_s - child.started_s
+            age_s = now_s - child.started_s
+            silent_s = 0.0 if child.beat_s is None else now_s - child.beat_s
             late = not child.ready and age_s > self._limits.start_timeout_s
             if late or silent_s > self._limits.hang_timeout_s:
                 self.kill(child, f"silent for {silent_s:.0f} s, {age_s:.0f} s after its start")

@@ -8,9 +8,8 @@ from pathlib import Path
 TOKENIZER = "tokenizer"
 
 _SOCKET = r"(daemon|client|(tokenizer|worker-\d+)\.\d+(\.r\d+)?)\.sock"
-_OURS = re.compile(
-    rf"{_SOCKET}|client\.closed|worker-\d+\.\d+\.store|table-\d+\.\d+\.kv|config\.json"
-)
+_FILE = r"client\.closed|worker-\d+\.\d+\.store|table-\d+\.\d+\.kv|config\.json"
+_OURS = re.compile(f"{_SOCKET}|{_FILE}")
 
 
 def worker_name(index: int) -> str:

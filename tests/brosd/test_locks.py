@@ -135,14 +135,8 @@ def test_only_files_of_a_daemon_are_swept(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     config.runtime.mkdir()
     strange = {"my.sock", "table-of-contents", "a.store", "config.json.old", "worker-x.1.sock"}
-    ours = {
-        "client.sock",
-        "tokenizer.3.sock",
-        "worker-0.2.r1.sock",
-        "worker-1.9.store",
-        "client.closed",
-    }
-    for name in strange | ours | {"config.json", "table-0.1.kv"}:
+    ours = {"client.sock", "tokenizer.3.sock", "worker-0.2.r1.sock", "worker-1.9.store"}
+    for name in strange | ours | {"config.json", "table-0.1.kv", "client.closed"}:
         (config.runtime / name).touch()
     (config.runtime / "daemon.sock").mkdir()
     with instance(config):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +12,16 @@ import openai
 import pytest
 
 from bros.brosd.client.client import ApiError, Client
+from bros.brosd.config import BatchConfig
 from bros.brosd.protocol import wire
+from bros.brosd.tokenizer.jobs.errors import UnusableStoreError
 from bros.brosd.tokenizer.jobs.sqlite.database import open_database
 from bros.brosd.tokenizer.jobs.sqlite.jobs import SqliteJobs
+from bros.brosd.tokenizer.jobs.sqlite.store import SqliteStore
 from fake_daemon import TEXT, Daemon, batch_line
 from harness import wait_until
 
+ROOM_BYTES = (0, 4096, 16_384, 65_536)
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
@@ -49,3 +55,24 @@ def test_a_full_disk_loses_nothing(daemon: Daemon) -> None:
     store = SqliteJobs(open_database(daemon.runtime / "jobs.sqlite3"))
     assert len(store.fetch("accepted", 0)[1]) == 20
     assert not list((daemon.runtime / "files").iterdir())
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "none", str(folder)]
+    if subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("room_bytes", ROOM_BYTES)
+def test_a_start_on_a_full_disk_says_what_to_do(tiny_disk: Path, room_bytes: int) -> None:
+    (tiny_disk / "filler").write_bytes(b"x" * (2**17 - room_bytes))
+    with pytest.raises(UnusableStoreError, match="free some space there") as caught:
+        asyncio.run(SqliteStore.open(tiny_disk, BatchConfig()))
+    assert f"cannot write in {tiny_disk}" in str(caught.value)
+    assert "--set state_dir=" in str(caught.value)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 
+from bros.brosd.config.folders import write_error
 from bros.brosd.tokenizer.jobs.errors import UnusableStoreError
 
 SCHEMA_VERSION = 2
+FILES_BYTES = 2**17  # of an empty database, its log and the log's index
 
 # Version 1, as it was released; what came later is a migration, for new files too.
 FIRST = """
@@ -99,6 +104,9 @@ def open_database(path: Path) -> sqlite3.Connection:
         for number, migration in enumerate(MIGRATIONS[version:], version + 1):
             db.executescript(f"BEGIN; {migration} PRAGMA user_version = {number}; COMMIT;")
     except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL or _is_full(path.parent):
+            full = OSError(ENOSPC, os.strerror(ENOSPC))
+            raise UnusableStoreError(write_error(path.parent, "state_dir", full)) from None
         raise UnusableStoreError(
             f"batch jobs in {path} cannot be used: {error}; put a copy from a backup there, or "
             "move the file and its -wal away to start without jobs"
@@ -106,6 +114,11 @@ def open_database(path: Path) -> sqlite3.Connection:
     if version > SCHEMA_VERSION:
         raise UnusableStoreError(f"batch jobs in {path} are of a newer brosd: update this one")
     return db
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a disk has no room for the database's own files, whatever SQLite calls that."""
+    return shutil.disk_usage(folder).free < FILES_BYTES
 
 
 @contextmanager

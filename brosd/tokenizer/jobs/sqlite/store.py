@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from bros.brosd.config import BatchConfig
+from bros.brosd.config.folders import write_error
 from bros.brosd.protocol.wire import JobStatus
 from bros.brosd.tokenizer.jobs.errors import (
     DiskFullError,
@@ -59,7 +60,9 @@ class SqliteStore:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(thread, cls, folder, config, thread)
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
+            raise UnusableStoreError(write_error(folder, "state_dir", error)) from None
+        except sqlite3.Error as error:
             problem = f"batch jobs in {folder} cannot be used: {error}"
             raise UnusableStoreError(problem) from None
 

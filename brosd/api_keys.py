@@ -1,6 +1,6 @@
-"""API keys: made once, shown once, kept only as hashes in the state folder.
+"""API keys: shown once, when they are made, and kept as hashes in the state folder.
 
-A key has 256 random bits, so that one round of SHA-256 is as good as a slow hash.
+A key has 256 random bits, so one round of SHA-256 protects it as well as a slow hash.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Keys:
         self._keys = self._read()
 
     def _look(self) -> Version | None:
-        """What tells one version of the file from the next; None if there is no file."""
+        """Return the file's identity, which a change replaces; None if there is no file."""
         try:
             status = self._path.stat()
         except OSError:
@@ -86,7 +86,7 @@ class Keys:
         return list(self._keys)
 
     def owner(self, key: str) -> str | None:
-        """Whose key that is, None if nobody's. It takes as long for each of the keys."""
+        """Return whose key that is, None if nobody's. It takes as long for each of the keys."""
         self._refresh()
         digest = _digest(key)
         found = None
@@ -113,7 +113,7 @@ class Keys:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Read, change and replace the file as one, whoever else does so."""
+        """Read, change and replace the file, while other processes wait."""
         with open(self._path.with_suffix(".lock"), "w") as lock:
             self._give_away(lock.fileno())
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -129,7 +129,7 @@ class Keys:
             scratch.rename(self._path)
 
     def _give_away(self, fd: int) -> None:
-        """What root writes belongs to the folder's owner, as whom the daemon reads it."""
+        """Give what root writes to the folder's owner, who runs the daemon that reads it."""
         if os.geteuid() == 0:
             folder = self._path.parent.stat()
             os.fchown(fd, folder.st_uid, folder.st_gid)
@@ -140,7 +140,7 @@ def _digest(key: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -148,7 +148,7 @@ def is_loopback(host: str) -> bool:
 
 
 def are_required(config: Config) -> bool:
-    """Whether HTTP requests need a key."""
+    """Return whether HTTP requests need a key."""
     return config.server.auth == "always" or not is_loopback(config.server.host)
 
 

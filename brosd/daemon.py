@@ -238,7 +238,7 @@ class Daemon:
 
     @property
     def _state(self) -> str:
-        """Once all workers have been ready, any of them will do."""
+        """After all workers have been ready once, one that serves is enough to be ready."""
         if self._draining_since_s is not None:
             return "draining"
         up = self._announced and self._fleet.any_up

@@ -46,9 +46,9 @@ class ServeError(RuntimeError):
 
 
 def fetch_model(config: Config) -> Path:
-    """The local folder of the configured model, fetched and converted if it is not there yet.
+    """Return the local folder of the configured model; fetch and convert it if it is not there.
 
-    In a process of its own, since that needs torch and this one must never load it.
+    A process of its own does it, since it needs torch, which this one must never load.
     """
     command = [
         sys.executable,
@@ -167,7 +167,7 @@ def _wait_ready(report: TextIO, log_path: Path) -> int:
 
 
 def keys_of(config: Config) -> Keys:
-    """The API keys of the configured state folder. Raise ServeError if they cannot be read."""
+    """Return the API keys of the configured state folder. Raise ServeError if that fails."""
     try:
         make_folder(config.state, "state_dir")
         return Keys(config.state)
@@ -206,8 +206,9 @@ def stop(config: Config, *, now: bool = False) -> bool:
 
 
 def _processes(config: Config) -> tuple[int | None, int | None]:
-    """The process ids of the daemon and of its respawner. Raise ServeError if the folder is
-    another user's.
+    """Return the process ids of the daemon and of its respawner, None for one that is not there.
+
+    Raise ServeError if the runtime folder is another user's.
     """
     try:
         return running_pid(config.runtime), respawner_pid(config.runtime)

@@ -26,7 +26,7 @@ class InstanceError(RuntimeError):
 
 @contextmanager
 def instance(config: Config) -> Iterator[None]:
-    """Hold both folders while the daemon runs, swept of a killed predecessor's files."""
+    """Hold both folders while the daemon runs, and delete what a killed predecessor left."""
     make_folders(config)
     # The files stay: unlinking one would let a third process lock another file of that name.
     with (
@@ -41,7 +41,7 @@ def instance(config: Config) -> Iterator[None]:
 
 
 def running_pid(runtime: Path) -> int | None:
-    """The process id of the daemon that holds this runtime folder, None if there is none.
+    """Return the process id of the daemon that holds this runtime folder, None if there is none.
 
     Raise InstanceError if the folder is another user's, who could name any process there.
     """
@@ -49,12 +49,12 @@ def running_pid(runtime: Path) -> int | None:
 
 
 def respawner_pid(runtime: Path) -> int | None:
-    """The process id of the parent that starts a detached daemon again, None if there is none."""
+    """Return the process id of the parent that starts a daemon again, None if there is none."""
     return _holder(runtime, RESPAWNER_LOCK_NAME)
 
 
 def is_served(runtime: Path) -> bool:
-    """Whether a daemon holds this runtime folder, or will again in a moment."""
+    """Return whether a daemon holds this runtime folder, or will be started again in a moment."""
     return running_pid(runtime) is not None or respawner_pid(runtime) is not None
 
 
@@ -95,7 +95,7 @@ def respawner_lock(runtime: Path) -> Iterator[None]:
 
 @contextmanager
 def _lock(path: Path, key: str) -> Iterator[int]:
-    """Hold a lock file that has our process id in it; yields its descriptor."""
+    """Hold a lock file with our process id in it, and yield its descriptor."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Clients of a running daemon; what `bros` is built on."""
+"""Clients of a running daemon, on which `bros` is built."""

@@ -1,4 +1,4 @@
-"""The client of a running daemon, as the command line uses it: blocking, for one thread.
+"""The client of a running daemon that the command line uses: blocking, for one thread.
 
 A request that can be repeated (jobs, status) is sent again when the tokenizer restarts; a streamed
 answer cannot, so it ends with `ConnectionLost`. All errors are `ClientError`: one line for people.
@@ -91,7 +91,7 @@ class Client:
     # -- requests --------------------------------------------------------------------------------
 
     def ask(self, url: str, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
-        """The JSON objects of the answer to an OpenAI request: one, or a stream's chunks.
+        """Yield the JSON objects of the answer to an OpenAI request: one, or a stream's chunks.
 
         Closing the generator early stops the request. Raise ApiError, ConnectionLost or NotRunning.
         """
@@ -126,13 +126,13 @@ class Client:
                 self._connection.send(Cancel(rid=rid))
 
     def status(self) -> Stats | None:
-        """What the daemon does; None while it starts."""
+        """Return what the daemon does; None while it starts."""
         return self._call(StatusQuery(rid=next(self._rids)), Status).stats
 
     # -- batch jobs ------------------------------------------------------------------------------
 
     def put_job(self, job: str, lines: Iterable[bytes]) -> int:
-        """Store a batch job's lines, which are read as they are sent; returns how many."""
+        """Store a batch job's lines, which are read as they are sent, and return how many."""
         total = 0
         for part, last in parts(lines):
             put = JobPut(rid=next(self._rids), job=job, first=total, lines=part, last=last)
@@ -143,19 +143,19 @@ class Client:
         return total
 
     def fetch(self, job: str, after: int = 0) -> JobPage:
-        """Results stored after number `after`, and the job's state; waits up to a second."""
+        """Return results stored after number `after`, and the job's state; wait up to a second."""
         return self._call(JobFetch(rid=next(self._rids), job=job, after=after), JobPage)
 
     def jobs(self) -> list[JobStatus]:
-        """All jobs, newest first."""
+        """Return all jobs, newest first."""
         return self._call(JobList(rid=next(self._rids)), Jobs).jobs
 
     def cancel_job(self, job: str) -> JobStatus:
-        """Stop a job; what is done stays."""
+        """Stop a job; results that are there stay."""
         return self._call(JobCancel(rid=next(self._rids), job=job), JobPage).status
 
     def _call(self, message: Any, kind: type[M]) -> M:
-        """The answer to a message that can be repeated, which is sent again until there is one."""
+        """Return the answer to a message that can be repeated; send it again until there is one."""
         self._connection.drain_events()
         losses, sent_s, began_s = self._connection.losses, time.monotonic(), time.monotonic()
         self._connection.send(message)

@@ -1,4 +1,4 @@
-"""Why a daemon cannot be asked, or does not answer: one line for people."""
+"""Why a daemon cannot be asked or does not answer, in one line for people."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ApiError(ClientError):
 
 
 def api_error(status: int, content: bytes) -> ApiError:
-    """The error in the body of an answer."""
+    """Return the error in the body of an answer."""
     try:
         error = msgspec.json.decode(content)["error"]
         return ApiError(status, error if isinstance(error, dict) else {"message": str(error)})
@@ -51,12 +51,12 @@ def api_error(status: int, content: bytes) -> ApiError:
 
 
 def refused(refusal: Refused) -> ApiError:
-    """A refusal as an error."""
+    """Return a refusal as an error."""
     return ApiError(400, {"code": refusal.code, "message": refusal.message})
 
 
 def unexpected(what: str) -> ClientError:
-    """An answer that another version of the daemon must have sent."""
+    """Return the error for an answer that only another version of the daemon can have sent."""
     return ClientError(
         f"the daemon sent {what}, which this command does not understand: "
         "install the same version of both"

@@ -63,7 +63,7 @@ class IpcConnection:
         self._socket.send(encode(message))
 
     def receive(self, rid: int) -> ToClient | None:
-        """A message about `rid`; None if the connection changed or nothing came for a tick."""
+        """Return a message about `rid`; None after a tick, or if the connection changed."""
         ready = dict(self._poller.poll(TICK_MS))
         if self._socket in ready:  # first what arrived before the connection broke
             message = self._decode(self._socket.recv())

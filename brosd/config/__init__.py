@@ -1,7 +1,7 @@
-"""The configuration: one struct tree, read once. No other module reads files or the environment.
+"""The configuration: one tree of structs, from a file, the environment and the command line.
 
-Sources, each overriding the one before: the defaults below, the TOML file, `BROS_*` environment
-variables (`BROS_SERVER_PORT` is `server.port`), `--set server.port=8000`.
+Each source overrides the one before: defaults, the TOML file, `BROS_*` environment variables
+(`BROS_SERVER_PORT` is `server.port`), `--set server.port=8000`.
 """
 
 from bros.brosd.config.explain import ConfigError

@@ -15,7 +15,7 @@ class ConfigError(ValueError):
 
 
 def explain(tree: dict[str, Any], message: str) -> str:
-    """Turn msgspec's message and path into: key, what is wrong, what is allowed."""
+    """Return msgspec's message with the key, what is wrong with it, and what is allowed."""
     problem, _, path = message.partition(" - at `$")
     key = [part for part in path.strip("`.").split(".") if part]
     section: Any = Config

@@ -35,13 +35,13 @@ def default_cache_dir(environ: Mapping[str, str]) -> str:
 
 
 def user_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """What belongs to a person and not to a daemon: chat history, saved conversations."""
+    """Return the folder of what belongs to a person: chat history, saved conversations."""
     environ = os.environ if environ is None else environ
     return _home(environ, "XDG_STATE_HOME", ".local/state") / "bros"
 
 
 def write_error(folder: Path, key: str, error: OSError) -> str:
-    """Say that the folder, which is the setting `key`, cannot be written, and what to do."""
+    """Return that the folder, which is the setting `key`, cannot be written, and what to do."""
     full = error.errno in (ENOSPC, EDQUOT)
     remedy = "free some space there, or" if full else "make it writable, or"
     return (

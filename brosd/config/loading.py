@@ -22,9 +22,9 @@ def load(
     overrides: Iterable[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """The configuration from all its sources. `overrides` are `section.key=value` strings.
+    """Return the configuration from all its sources. `overrides` are `section.key=value` strings.
 
-    Raises ConfigError, which names the source, the key and the allowed values.
+    Raise ConfigError, which names the source, the key and the allowed values.
     """
     environ = os.environ if environ is None else environ
     source = str(file or ETC_CONFIG)

@@ -13,7 +13,7 @@ LIVE = ("slo", "log", "server.max_requests_per_key")
 
 
 def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
-    """`old` with the live keys of `new`, and the keys that differ but are not live."""
+    """Return `old` with the live keys of `new`, and the keys that differ but are not live."""
     config = old
     ignored = []
     for key in _keys(new):

@@ -22,7 +22,7 @@ class Section(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ModelConfig(Section):
-    """Which model is served. `name`: the default's, a folder, a GGUF file, or `org/name`."""
+    """Which model is served. `name` is the default's, a folder, a GGUF file, or `org/name`."""
 
     name: str = DEFAULT_MODEL
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: bfloat16
@@ -69,7 +69,7 @@ class WorkerConfig(Section):
 
 class KvConfig(Section):
     """The KV cache. `pool_bytes` is per worker on CPU; on CUDA, `worker.gpu_memory_utilization`
-    says what there is. Either gives way to `num_blocks` if that is set.
+    says how much there is. `num_blocks`, if it is set, overrides both.
 
     `mode` says what a best-effort request loses to a real-time one: tail blocks, as many as needed
     (bidirectional), all its KV (recompute, as in vLLM), or all of it to host memory (swap).
@@ -79,12 +79,12 @@ class KvConfig(Section):
     pool_bytes: Count = 2**30
     num_blocks: Count | None = None
     rt_reserve: Share = 0.02  # share of blocks BE leaves free
-    mode: KvMode = "bidirectional"  # how BE makes place
+    mode: KvMode = "bidirectional"  # how BE makes room
     share: bool = True  # tails of both classes in one block
     prefix_cache: bool = True  # full blocks serve other requests with the same prefix
     rt_cached: Share = 0.25  # share of blocks whose cached RT prefixes BE does not evict
     host_bytes: Annotated[int, Meta(ge=0)] = 2**30  # checkpoints of BE's KV; 0: none
-    copy_bytes_per_step: Count = 16 * 2**20  # bound on checkpoint copies of one iteration
+    copy_bytes_per_step: Count = 16 * 2**20  # bound on the checkpoint copies of one iteration
     low_water: Share = 0.05  # share of free blocks below which BE's tails are saved ahead
 
 
@@ -94,7 +94,9 @@ class SchedulerConfig(Section):
     policy: PolicyName = "bros"
     max_sequences: Annotated[int, Meta(ge=1, le=4096)] = 64
     max_batch_tokens: Annotated[int, Meta(ge=16)] = 256
-    be_floor: Share = 0.05  # of the time is best-effort's, however much real-time there is
+    be_floor: Share = (
+        0.05  # share of the time that best-effort gets, however much real-time there is
+    )
     max_waiting: Count = 1024  # real-time requests waiting beyond this get a 429
 
 
@@ -115,7 +117,7 @@ class BatchConfig(Section):
 
 
 class SupervisorConfig(Section):
-    """When a process counts as dead, and how often it may die before the daemon gives up."""
+    """When a process counts as dead, and how often it may die until the daemon gives up."""
 
     start_timeout_s: Seconds = 300.0
     hang_timeout_s: Seconds = 30.0
@@ -131,8 +133,8 @@ class LogConfig(Section):
 
 
 class TracesConfig(Section):
-    """OpenTelemetry traces over HTTP, as protobuf: `endpoint` is such as
-    http://127.0.0.1:4318/v1/traces; empty: none. Headers and such: `OTEL_EXPORTER_OTLP_*`.
+    """OpenTelemetry traces over HTTP, as protobuf, to an `endpoint` like
+    http://127.0.0.1:4318/v1/traces; none if it is empty. `OTEL_EXPORTER_OTLP_*` sets headers.
     """
 
     endpoint: str = ""

@@ -1,4 +1,4 @@
-"""Which devices the workers run on. Asks torch in a process of its own: this one never loads it."""
+"""Which devices the workers run on. Another process asks torch, which this one never loads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DeviceGroup:
 
 
 def find_groups(config: Config) -> list[DeviceGroup]:
-    """The groups of devices that workers get, one each. DeviceError if they cannot be had."""
+    """Return a group of devices for each worker. Raise DeviceError if there are too few."""
     worker = config.worker
     found = 0 if worker.device == "cpu" else _count_cuda(required=worker.device == "cuda")
     if not found:
@@ -47,7 +47,7 @@ def find_groups(config: Config) -> list[DeviceGroup]:
 
 
 def cuda_groups(config: Config, found: int) -> list[DeviceGroup]:
-    """The configured CUDA devices out of `found`, in groups."""
+    """Return groups of the configured CUDA devices, of which torch has `found`."""
     worker, size = config.worker, config.worker.tensor_parallel
     devices = worker.devices or list(range(found))
     if missing := [index for index in devices if index >= found]:
@@ -67,7 +67,7 @@ def cuda_groups(config: Config, found: int) -> list[DeviceGroup]:
 
 
 def share_cores(config: Config, groups: Sequence[DeviceGroup]) -> Config:
-    """The configuration with the threads of each process, which was asked to take its share."""
+    """Return the configuration with the threads of each process, by default its share of cores."""
     cores = len(os.sched_getaffinity(0))
     share = max(1, cores // sum(len(group.indices) for group in groups))
     threads = config.worker.threads or share
@@ -76,7 +76,7 @@ def share_cores(config: Config, groups: Sequence[DeviceGroup]) -> Config:
 
 
 def _count_cuda(*, required: bool) -> int:
-    """CUDA devices that the workers' torch can use; asked only if the machine has a driver."""
+    """Return how many CUDA devices torch can use. It is only asked if the machine has a driver."""
     if not NVIDIA_CONTROL.exists():
         if required:
             raise DeviceError("worker.device = 'cuda', but this machine has no NVIDIA driver")

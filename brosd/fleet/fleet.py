@@ -37,7 +37,7 @@ class Fleet:
         return self._workers[index]
 
     def find(self, child: Child) -> WorkerHandle | None:
-        """The worker whose process that is, if it is one."""
+        """Return the worker whose process that is, None if it is no worker's."""
         return next((worker for worker in self._workers if worker.child is child), None)
 
     # -- state -----------------------------------------------------------------------------------
@@ -61,13 +61,13 @@ class Fleet:
         return sum(worker.scheduler.num_requests for worker in self._workers)
 
     def is_last(self, worker: WorkerHandle) -> bool:
-        """Whether all others have been given up."""
+        """Return whether all others have been given up."""
         return all(other.place.lost for other in self._workers if other is not worker)
 
     # -- requests --------------------------------------------------------------------------------
 
     def admit(self, admit: wire.Admit) -> wire.Fail | None:
-        """Queue a request at the best place that takes it, or say why none does."""
+        """Queue a request at the best worker that takes it, or return why none does."""
         request = Request.of(admit)
         fail = None
         for place in self._placement.candidates(request):

@@ -1,7 +1,7 @@
-"""Which worker gets a request: the one that is likely to be done with it first.
+"""Which worker gets a request: the one that is expected to finish it soonest.
 
-Pure, as the scheduler is. A request is booked with the seconds that it is likely to take of its
-worker, and its booking ends with it: so a worker's load is a sum that costs nothing to keep.
+Pure, as the scheduler is. A request is booked at its worker with the seconds that it is expected to
+take there, until it ends: so a worker's load is a sum that costs little to keep.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bros.kv import Klass, TokenChain
 
 SMOOTHING = 0.05
 TYPICAL_OUTPUT = 64.0  # tokens, until some requests have ended
-BE_SHARE = 0.1  # of best-effort's load that counts for a real-time request, which goes first
+BE_SHARE = 0.1  # the share of best-effort load that delays a real-time request
 
 
 def _loads() -> dict[Klass, float]:
@@ -34,7 +34,7 @@ class WorkerLoad:
 
 @dataclass(frozen=True)
 class Booking:
-    """A request is at `place`, and likely to take `seconds` of it."""
+    """A request is at `place`, and is expected to take `seconds` of its time."""
 
     place: WorkerLoad
     request: Request
@@ -42,7 +42,7 @@ class Booking:
 
 
 class Placement:
-    """Knows where each request is. `candidates` tells, `book` and `release` keep count."""
+    """Knows where each request is, and how much is booked at each place."""
 
     def __init__(self, places: Sequence[WorkerLoad]) -> None:
         self._places = places
@@ -50,24 +50,24 @@ class Placement:
         self._output = dict.fromkeys(Klass, TYPICAL_OUTPUT)
 
     def candidates(self, request: Request) -> list[WorkerLoad]:
-        """Where the request can go, the best place first; workers that serve before others."""
+        """Return where the request can go, the best place first; only if none serves, any place."""
         places = [place for place in self._places if not place.lost]
         serving = [place for place in places if place.up]
         return sorted(serving or places, key=lambda place: self._done_s(place, request))
 
     def book(self, place: WorkerLoad, request: Request) -> None:
-        """The request is there from now on."""
+        """Note that the request is there from now on."""
         seconds = self._own_s(place, request)
         place.load_s[request.klass] += seconds
         self._bookings[request.rid] = Booking(place, request, seconds)
 
     def place_of(self, rid: int) -> WorkerLoad | None:
-        """Where a request is; None if it has ended."""
+        """Return where a request is; None if it has ended."""
         booking = self._bookings.get(rid)
         return booking.place if booking else None
 
     def release(self, rid: int) -> None:
-        """The request has ended, or goes elsewhere. Idempotent."""
+        """Note that the request has ended, or goes elsewhere. Idempotent."""
         booking = self._bookings.pop(rid, None)
         if booking is None:
             return
@@ -75,7 +75,7 @@ class Placement:
         load_s[klass] = max(0.0, load_s[klass] - booking.seconds)
 
     def finish(self, rids: Iterable[int]) -> None:
-        """The requests have all their tokens: what is typical is learnt from them."""
+        """Note that the requests have all their tokens, and learn the typical length from them."""
         for rid in rids:
             if booking := self._bookings.get(rid):
                 klass, length = booking.request.klass, booking.request.num_output
@@ -83,23 +83,23 @@ class Placement:
             self.release(rid)
 
     def clear(self) -> None:
-        """No request is left anywhere."""
+        """Note that no request is left anywhere."""
         self._bookings.clear()
         for place in self._places:
             place.load_s = _loads()
 
     def _done_s(self, place: WorkerLoad, request: Request) -> float:
-        """When the place is likely to be done with the request, in seconds from now."""
+        """Return in how many seconds the place is expected to finish the request."""
         return self._before_s(place, request.klass) + self._own_s(place, request)
 
     @staticmethod
     def _before_s(place: WorkerLoad, klass: Klass) -> float:
-        """What is booked there, as far as a request of this class shares the worker with it."""
+        """Return the seconds booked there that a request of this class has to wait for."""
         share = BE_SHARE if klass is Klass.RT else 1.0
         return place.load_s[Klass.RT] + share * place.load_s[Klass.BE]
 
     def _own_s(self, place: WorkerLoad, request: Request) -> float:
-        """The request's own prefill, less the prefix that is there, and its typical output."""
+        """Return the seconds of the request's uncached prefill and of a typical output."""
         cost, known = place.scheduler.cost, len(request.tokens)
         cached = min(_cached_tokens(place, request), known - 1)
         left = request.max_tokens - request.num_output

@@ -59,7 +59,7 @@ class Child:
 
 
 class Supervisor:
-    """Owns the children; reports their ends through `post`, decides nothing about requests."""
+    """Owns the children, and reports their ends through `post`."""
 
     def __init__(self, limits: SupervisorConfig, post: Callable[[Exited], None]) -> None:
         self._limits = limits
@@ -103,7 +103,7 @@ class Supervisor:
     # -- what children say -----------------------------------------------------------------------
 
     def current(self, peer: str, generation: int) -> Child | None:
-        """The child that a message is from; None if that incarnation is history."""
+        """Return the child that sent a message; None if that incarnation has ended."""
         child = self.children.get(peer)
         return child if child is not None and child.generation == generation else None
 
@@ -183,7 +183,7 @@ def _kill(child: Child) -> None:
 
 
 def describe(status: int) -> str:
-    """An exit status in words."""
+    """Return an exit status in words."""
     if status < 0:
         return f"killed by {signal.Signals(-status).name}"
     return f"exited with status {status}"

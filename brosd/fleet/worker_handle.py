@@ -1,6 +1,6 @@
 """One worker as the daemon sees it: its process, its block table, the scheduler of its requests.
 
-Sends the next plan as soon as there is one; knows nothing of clients.
+It sends the next plan as soon as there is one, and knows nothing of clients.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class WorkerHandle:
         self.place.up = True
 
     def complete(self, done: wire.StepDone) -> wire.Emit | None:
-        """Take an iteration's figures and its tokens."""
+        """Take an iteration's durations and its tokens."""
         self._steps_s.append(done.elapsed_s)
         self.iterations += 1
         self.scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
@@ -118,7 +118,7 @@ class WorkerHandle:
         return self.scheduler.complete(done.step, tokens, done.logprobs)
 
     def tick(self) -> None:
-        """A second has passed. Kill the worker if its iteration takes longer than any should."""
+        """A second has passed. Kill the worker if its iteration has taken too long."""
         steps_s, self._steps_s = self._steps_s, []
         self.mean_step_s = sum(steps_s) / len(steps_s) if steps_s else 0.0
         late_s = time.monotonic() - self._sent_s - self._config.supervisor.step_timeout_s

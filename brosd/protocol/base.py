@@ -17,24 +17,24 @@ class Message(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
 
 
 class Part(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """A piece of a message: never sent alone, so without a tag."""
+    """A piece of a message. It has no tag, since it is never sent alone."""
 
 
 def pack_ids(ids: Sequence[int] | npt.NDArray[np.integer]) -> bytes:
-    """Integers as little-endian int32 bytes."""
+    """Return integers as little-endian int32 bytes."""
     return np.asarray(ids, dtype="<i4").tobytes()
 
 
 def unpack_ids(data: bytes) -> npt.NDArray[np.int32]:
-    """The inverse of `pack_ids`: a read-only int32 array that shares `data`."""
+    """Invert `pack_ids`: return a read-only int32 array that shares `data`."""
     return np.frombuffer(data, dtype="<i4")
 
 
 def pack_floats(values: Sequence[float] | npt.NDArray[np.floating]) -> bytes:
-    """Numbers as little-endian float32 bytes."""
+    """Return numbers as little-endian float32 bytes."""
     return np.asarray(values, dtype="<f4").tobytes()
 
 
 def unpack_floats(data: bytes) -> npt.NDArray[np.float32]:
-    """The inverse of `pack_floats`: a read-only float32 array that shares `data`."""
+    """Invert `pack_floats`: return a read-only float32 array that shares `data`."""
     return np.frombuffer(data, dtype="<f4")

@@ -1,7 +1,7 @@
-"""The lines of an OpenAI Batch file, streamed. Whether a line is a good request, others say.
+"""The lines of an OpenAI Batch file, streamed. It does not judge whether a line is a good request.
 
-Nonblank lines pass as they are, even if they are not UTF-8. A line too large to send passes as a
-small request with the same `custom_id` that the server refuses, so that it has a result as well.
+Nonblank lines pass unchanged, even if they are not UTF-8. A line that is too large to send is
+replaced by a small request with the same `custom_id`, which the server refuses: so it has a result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 
 
 def read_lines(file: BinaryIO, warn: Callable[[str], None]) -> Iterator[bytes]:
-    """Nonblank lines without their ends; never more than one line in memory."""
+    """Yield nonblank lines without their ends; only one line is in memory at a time."""
     number = 0
     while line := file.readline(MAX_LINE_BYTES):
         number += 1
@@ -34,7 +34,7 @@ def read_lines(file: BinaryIO, warn: Callable[[str], None]) -> Iterator[bytes]:
 
 
 def _skip_line(file: BinaryIO) -> int:
-    """Read up to the end of the line; how many bytes that was."""
+    """Read up to the end of the line, and return how many bytes that was."""
     num_bytes = 0
     while rest := file.readline(MAX_LINE_BYTES):
         num_bytes += len(rest)
@@ -50,7 +50,7 @@ def _stand_in(head: bytes, number: int) -> bytes:
 
 
 def parts(lines: Iterable[bytes]) -> Iterator[tuple[list[bytes], bool]]:
-    """Lines in parts within the limits, each with whether it is the last. At least one part."""
+    """Yield parts within the limits, each with whether it is the last; at least one part."""
     part: list[bytes] = []
     num_bytes = 0
     for line in lines:

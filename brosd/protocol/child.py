@@ -23,7 +23,7 @@ def die_with_parent() -> None:
     parent = os.getppid()
     if LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it ended while we asked
+    if os.getppid() != parent:  # it ended before we asked
         sys.exit(1)
 
 

@@ -23,7 +23,7 @@ class Cancel(Message, tag="cancel"):
 class JobPut(Message, tag="job_put"):
     """Lines `[first, first + len(lines))` of batch job `job` (a name made by the client).
 
-    Answered by `JobAck` once they are on disk; sending the same lines again changes nothing.
+    `JobAck` answers once they are on disk. Sending the same lines again changes nothing.
     The job starts when the part with `last` is stored.
     """
 
@@ -35,7 +35,7 @@ class JobPut(Message, tag="job_put"):
 
 
 class JobFetch(Message, tag="job_fetch"):
-    """Ask for results stored after number `after`; waits up to a second for the first one."""
+    """Ask for results stored after number `after`; the answer waits for one, up to a second."""
 
     rid: int
     job: str
@@ -43,7 +43,7 @@ class JobFetch(Message, tag="job_fetch"):
 
 
 class JobCancel(Message, tag="job_cancel"):
-    """Stop a job: lines that have no result yet get none. Answered by `JobPage`."""
+    """Stop a job: lines without a result get none. `JobPage` answers."""
 
     rid: int
     job: str
@@ -81,7 +81,7 @@ class JobAck(Message, tag="job_ack"):
 
 
 class JobStatus(Part):
-    """State of a batch job, in OpenAI's words, and how far it is."""
+    """The state of a batch job, in OpenAI's words, and its progress."""
 
     job: str
     # validating, in_progress, finalizing, completed, failed, expired, cancelling, cancelled

@@ -33,12 +33,14 @@ class Sampling(Part):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     seed: int = 0
-    logprobs: int | None = None  # how many likeliest tokens to tell with each; None: no logprobs
-    grammar: str = ""  # llguidance's; the tokens that it does not allow are not drawn
+    logprobs: int | None = (
+        None  # how many of the likeliest tokens to report with each; None: none at all
+    )
+    grammar: str = ""  # in llguidance's syntax; only tokens that it allows are drawn
 
 
 class Logprobs(Part):
-    """Natural log probabilities: of the token at `index` of its message, and of the likeliest."""
+    """Natural log probabilities of the token at `index` of its message and of the likeliest."""
 
     index: int
     logprob: float

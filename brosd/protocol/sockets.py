@@ -1,7 +1,7 @@
 """Typed one-way sockets: an `Inbox` is bound by its only reader, an `Outbox` connects to it.
 
 ipc only, inside the runtime directory (mode 0700). Sending waits when the peer's high-water mark
-is reached: nothing is dropped in silence. The asyncio pair serves the daemon and the tokenizer,
+is reached, so that nothing is dropped. The asyncio pair serves the daemon and the tokenizer,
 the blocking pair the workers and the command line.
 """
 
@@ -30,12 +30,12 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Message) -> bytes:
-    """MessagePack bytes of one message."""
+    """Return the MessagePack bytes of one message."""
     return _encoder.encode(message)
 
 
 def ipc(path: Path) -> str:
-    """The ZeroMQ address of a socket file. ValueError if the kernel cannot take its length."""
+    """Return the ZeroMQ address of a socket file. Raise ValueError if the path is too long."""
     if len(str(path).encode()) > IPC_PATH_MAX:
         raise ValueError(
             f"socket path {path} is longer than {IPC_PATH_MAX} bytes: choose a shorter runtime_dir"
@@ -61,7 +61,7 @@ class Inbox(Generic[T]):
         self._socket.bind(ipc(path))
 
     async def recv(self) -> T:
-        """The next well-formed message; a malformed one is logged and left out."""
+        """Return the next well-formed message; a malformed one is logged and left out."""
         while True:
             frame = await self._socket.recv()
             try:
@@ -105,7 +105,7 @@ class BlockingInbox(Generic[T]):
         return message
 
     def poll(self, timeout_s: float) -> bool:
-        """Whether there is a message, waiting so long for one."""
+        """Wait for a message, and return whether there is one."""
         return bool(self._socket.poll(int(timeout_s * 1000)))
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class BlockingInbox(Generic[T]):
 
 
 class BlockingOutbox(Generic[T]):
-    """Sends to one `Inbox` (blocking). Not shared between threads.
+    """Sends to one `Inbox` (blocking). Threads must not share it.
 
     `linger_s` is how long closing waits for a peer to take the last messages.
     """

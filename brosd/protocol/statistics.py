@@ -11,13 +11,13 @@ from bros.brosd.protocol.sampling import Slo
 class ClassStats(Part):
     """Requests and tokens of one class since the daemon started.
 
-    `memory_wait_s` adds up the time of iterations that requests were not in because blocks lacked.
+    `memory_wait_s` is the time that requests were left out of iterations for lack of KV blocks.
     """
 
     running: int = 0
     waiting: int = 0
     finished: int = 0
-    in_time: int = 0  # of those finished, with their objectives met
+    in_time: int = 0  # finished requests that met their objectives
     prompt_tokens: int = 0
     output_tokens: int = 0
     preemptions: int = 0  # times that a request lost KV that it had
@@ -47,14 +47,14 @@ class KvStats(Part):
 
 
 class Distribution(Part):
-    """Durations: how many per bucket since the start, and percentiles of the `recent` ones.
+    """How many durations fell into each bucket since the start, and percentiles of recent ones.
 
-    `brosd/scheduling/latency.py` has the buckets' bounds; the last bucket has what exceeds them.
+    `brosd/scheduling/latency.py` has the bounds of the buckets; the last bucket has no bound.
     """
 
     counts: list[int] = msgspec.field(default_factory=list)
     sum_s: float = 0.0
-    recent: int = 0  # in the last minute
+    recent: int = 0  # how many in the last minute
     p50_s: float | None = None
     p95_s: float | None = None
     p99_s: float | None = None
@@ -87,7 +87,7 @@ class BlockMap(Part):
 
 
 class WorkerStats(Part):
-    """One worker, by class where there are two numbers: RT, BE."""
+    """One worker; pairs of numbers are of RT and BE."""
 
     name: str
     ready: bool
@@ -96,7 +96,7 @@ class WorkerStats(Part):
     waiting: tuple[int, int] = (0, 0)
     blocks: BlockMap = msgspec.field(default_factory=BlockMap)
     device: str = "cpu"
-    lost: bool = False  # it died too often, and is not started again
+    lost: bool = False  # it died too often and is not started again
     iterations: int = 0
 
 
@@ -114,7 +114,9 @@ class Stats(Message, tag="stats"):
     max_len: int = 0
     iterations: int = 0
     iteration_s: float = 0.0  # mean over the last second
-    scheduling_s: float = 0.0  # the daemon's part of all iterations: from tokens to the next plan
+    scheduling_s: float = (
+        0.0  # the daemon's time from an iteration's tokens to the next plan, summed
+    )
     prediction_error: float = 0.0  # mean of |predicted - measured| / measured, recent iterations
     prediction_error_p95: float = 0.0
     worker_restarts: int = 0

@@ -30,7 +30,7 @@ class Geometry(Message, tag="geometry"):
 
 
 class Sample(Part):
-    """An iteration of a profile: chunks of `counts` tokens after `starts`, in `seconds`."""
+    """An iteration of a profile: it computed `counts` tokens after `starts` in `seconds`."""
 
     starts: list[int]
     counts: list[int]
@@ -46,7 +46,7 @@ class Ready(Message, tag="ready"):
 
 
 class Heartbeat(Message, tag="beat"):
-    """Sent every second by a thread of its own: the process is slow perhaps, but not dead."""
+    """The process is alive. A thread of its own sends this every second."""
 
     peer: str
     generation: int
@@ -61,7 +61,7 @@ class Fault(Message, tag="fault"):
 
 
 class Admit(Message, tag="admit"):
-    """A tokenized request. `arrived_s` is CLOCK_MONOTONIC at the front door, in seconds."""
+    """A tokenized request. `arrived_s` is CLOCK_MONOTONIC when the tokenizer got it."""
 
     rid: int
     klass: Klass
@@ -82,7 +82,7 @@ class Abort(Message, tag="abort"):
 class StepDone(Message, tag="done"):
     """An iteration is over. `tokens` has one id per row that sampled, in plan order.
 
-    `copy_s` and `copy_bytes` are the checkpoint copies' part of it.
+    `copy_s` and `copy_bytes` are the part of checkpoint copies.
     """
 
     worker: int

@@ -29,7 +29,7 @@ class Fail(Message, tag="fail"):
 
 
 class Drain(Message, tag="drain"):
-    """Refuse new work, put batch lines back into their job, finish what streams."""
+    """Refuse new work, put batch lines back into their jobs, and finish the streams."""
 
 
 class Reload(Message, tag="reload"):

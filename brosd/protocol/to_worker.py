@@ -27,7 +27,7 @@ class StepPlan(Message, tag="step"):
     """One iteration: row `rows[i]` computes its tokens `[starts[i], starts[i] + counts[i])`.
 
     A row whose chunk ends with its last known token samples the next one, which the worker
-    appends to the row by itself. Before all else, the worker runs the first `num_copies` entries
+    appends to the row by itself. First of all, the worker runs the first `num_copies` entries
     of the block table's copy log.
     """
 
@@ -40,18 +40,18 @@ class StepPlan(Message, tag="step"):
 
 
 class Stop(Message, tag="stop"):
-    """Exit now, in order."""
+    """Finish what is under way, and exit."""
 
 
 class Rehearse(Message, tag="rehearse"):
-    """Run an iteration of chunks of `counts` tokens after `starts`, of rows that are made up."""
+    """Run an iteration of `counts` tokens after `starts`, of rows that are made up."""
 
     starts: list[int]
     counts: list[int]
 
 
 class Sampled(Message, tag="sampled"):
-    """The tokens of the last plan, which only the first process draws."""
+    """The tokens of the last plan. Only the first process draws them."""
 
     tokens: bytes
 

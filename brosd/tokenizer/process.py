@@ -34,6 +34,7 @@ from bros.brosd.tokenizer.http.app import make_app
 from bros.brosd.tokenizer.http.auth import AuthMiddleware
 from bros.brosd.tokenizer.http.batch_routes import BatchRoutes
 from bros.brosd.tokenizer.http.generate import generation_endpoints
+from bros.brosd.tokenizer.http.request_id import RequestIdMiddleware
 from bros.brosd.tokenizer.http.server import HttpServer, listen
 from bros.brosd.tokenizer.http.server_routes import ServerRoutes
 from bros.brosd.tokenizer.jobs.housekeeping import JobHousekeeping
@@ -83,7 +84,7 @@ class TokenizerProcess:
             config.server.max_requests_per_key,
             [endpoint.path for endpoint in endpoints if not endpoint.needs_key],
         )
-        self._http = HttpServer(self._auth, config.server.header_timeout_s)
+        self._http = HttpServer(RequestIdMiddleware(self._auth), config.server.header_timeout_s)
 
     async def run(self) -> None:
         """Serve until told to stop. Raise ListenError if the HTTP address cannot be used."""

@@ -112,6 +112,10 @@ class Daemon:
     def post(self, body: dict[str, Any], url: str = "/v1/chat/completions") -> httpx.Response:
         return httpx.post(f"{self.url}{url}", json=body, timeout=30.0)
 
+    def post_text(self, body: str, url: str = "/v1/chat/completions") -> httpx.Response:
+        """Post JSON that Python itself cannot write, as it is nested too deeply."""
+        return httpx.post(f"{self.url}{url}", content=body, timeout=30.0)
+
 
 def stats(state: str = "ready", max_len: int = 512) -> wire.Stats:
     return wire.Stats(

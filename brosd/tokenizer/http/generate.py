@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,24 +16,18 @@ from bros.brosd.config import ServerConfig
 from bros.brosd.tokenizer.generation.traces import note_caller
 from bros.brosd.tokenizer.http.body import read_body
 from bros.brosd.tokenizer.http.endpoint import JSON, Endpoint
+from bros.brosd.tokenizer.http.event_stream import SSE, send_events
 from bros.brosd.tokenizer.openai.errors import OpenAIError, error_response
 from bros.brosd.tokenizer.openai.schema import ChatRequest, CompletionRequest
 from bros.brosd.tokenizer.openai.service import (
     CHAT_URL,
     COMPLETIONS_URL,
-    EventStream,
     OpenAIService,
 )
 
 log = logging.getLogger(__name__)
 
 LINGER_S = 1.0
-SSE = "text/event-stream"
-SSE_HEADERS = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
 
 
 def generation_endpoints(api: OpenAIService, limits: ServerConfig) -> list[Endpoint]:
@@ -80,7 +74,7 @@ class Generate:
         if isinstance(answer, bytes):
             await Response(answer, media_type="application/json")(scope, receive, send)
         else:
-            await _send_events(answer, _bounded(send, self._limits.send_timeout_s))
+            await send_events(answer, scope, receive, _bounded(send, self._limits.send_timeout_s))
 
 
 def _bounded(send: Send, timeout_s: float) -> Send:
@@ -95,25 +89,6 @@ def _bounded(send: Send, timeout_s: float) -> Send:
             raise ClientDisconnect from None
 
     return bounded
-
-
-async def _send_events(stream: EventStream, send: Send) -> None:
-    """Server-sent events, with an event for an error on the way."""
-
-    async def emit(data: bytes) -> None:
-        event = b"data: " + data + b"\n\n"
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-
-    async with aclosing(stream.rest):
-        await send({"type": "http.response.start", "status": 200, "headers": SSE_HEADERS})
-        await emit(stream.first)
-        try:
-            async for chunk in stream.rest:
-                await emit(chunk)
-        except OpenAIError as error:
-            await emit(error.body)
-        await emit(b"[DONE]")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _refuse_body(error: OpenAIError, receive: Receive, send: Send) -> None:

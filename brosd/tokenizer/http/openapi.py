@@ -103,7 +103,7 @@ def _responses(endpoint: Endpoint) -> Json:
     refusals = {
         str(status): {"description": text, "content": error} for status, text in REFUSALS.items()
     }
-    if endpoint.path == "/health":  # which tells the state, ready or not
+    if endpoint.path in ("/health", "/ping"):  # the body is the state, ready or not
         refusals["503"] = {"description": "Not ready", "content": {JSON: {}}}
     good = {"description": "Done", "content": {kind: {} for kind in endpoint.answers}}
     return {"200": good, **refusals}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from bros import __version__
 from bros.brosd.config import ServerConfig
 from bros.brosd.tokenizer.generation.live_requests import LiveRequests
 from bros.brosd.tokenizer.http.body import read_body
@@ -44,6 +45,14 @@ class ServerRoutes:
             ),
             Endpoint(
                 "GET",
+                "/ping",
+                self.health,
+                "The same as /health, under the name that some load balancers ask for",
+                needs_key=False,
+            ),
+            Endpoint("GET", "/version", self.version, "The version of this server"),
+            Endpoint(
+                "GET",
                 "/metrics",
                 self.metrics,
                 "Statistics, for Prometheus",
@@ -78,6 +87,9 @@ class ServerRoutes:
     async def ready(self, request: Request) -> Response:
         self._live_requests.check_ready()
         return JSONResponse({"status": "ready"})
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": __version__})
 
     async def metrics(self, request: Request) -> Response:
         live = self._live_requests

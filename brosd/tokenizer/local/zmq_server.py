@@ -130,9 +130,8 @@ class LocalServer:
             if isinstance(answer, bytes):
                 await self._send(identity, Reply(ask.rid, 200, answer, last=True))
                 return
-            async with aclosing(answer.rest):
-                await self._send(identity, Reply(ask.rid, 200, answer.first, last=False))
-                async for chunk in answer.rest:
+            async with aclosing(answer.chunks) as chunks:
+                async for chunk in chunks:
                     await self._send(identity, Reply(ask.rid, 200, chunk, last=False))
             await self._send(identity, Reply(ask.rid, 200, b"", last=True))
         except OpenAIError as error:

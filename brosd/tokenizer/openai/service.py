@@ -11,7 +11,14 @@ import msgspec
 
 from bros.brosd.config import Config
 from bros.brosd.tokenizer.generation.live_requests import LiveRequests, Submission
-from bros.brosd.tokenizer.openai.errors import Json, OpenAIError, internal, no_such_url, too_large
+from bros.brosd.tokenizer.openai.errors import (
+    Json,
+    OpenAIError,
+    internal,
+    invalid,
+    no_such_url,
+    too_large,
+)
 from bros.brosd.tokenizer.openai.parsing import parse
 from bros.brosd.tokenizer.openai.prepare import Preparer
 from bros.brosd.tokenizer.openai.responses import (
@@ -42,13 +49,12 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class EventStream:
-    """The JSON chunks of a streamed answer, of which the first is there already.
+    """The JSON chunks of a streamed answer. Reading them raises OpenAIError if it fails.
 
-    `rest` must be closed: that aborts what still runs.
+    `chunks` must be closed: that aborts what still runs.
     """
 
-    first: bytes
-    rest: AsyncGenerator[bytes, None]
+    chunks: AsyncGenerator[bytes, None]
 
 
 class OpenAIService:
@@ -104,9 +110,7 @@ class OpenAIService:
             submissions, answer, with_usage = await self._prepare(url, body, batch=False)
             if not submissions[0].stream:
                 return await self._whole(submissions, answer)
-            chunks = self._chunks(submissions, answer, with_usage)
-            # A refusal before the first token still has an HTTP status of its own.
-            return EventStream(await anext(chunks), chunks)
+            return EventStream(self._chunks(submissions, answer, with_usage))
 
     async def handle_line(self, url: str, body: bytes) -> bytes:
         """The answer to the request in a line of a batch job: best-effort, never streamed."""
@@ -129,9 +133,11 @@ class OpenAIService:
             request = parse(body, _completion_decoder)
         self._check_model(request.model)
         self._live_requests.check_open()
-        submissions = await self._preparer.prepare(
-            request, self._live_requests.max_len, batch=batch
-        )
+        try:
+            max_len = self._live_requests.max_len
+            submissions = await self._preparer.prepare(request, max_len, batch=batch)
+        except RecursionError:
+            raise invalid("body", "nested too deeply") from None
         options = request.stream_options
         with_usage = options is not None and bool(options.include_usage)
         return submissions, self._answer(request, submissions), with_usage

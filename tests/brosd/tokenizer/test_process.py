@@ -25,12 +25,6 @@ def daemon(short_dir: Path, model_dir: Path) -> Iterator[Daemon]:
     daemon.process.wait()
 
 
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as pool:
-        yield pool
-
-
 def test_an_answer_has_all_its_parts(daemon: Daemon, pool: ThreadPoolExecutor) -> None:
     response = pool.submit(daemon.post, {**CHAT, "temperature": 0.5, "seed": 3, "top_k": 7})
     admit = daemon.recv_admit()

@@ -13,6 +13,7 @@ from typing import BinaryIO
 PART_LINES = 500
 PART_BYTES = 2**20
 MAX_LINE_BYTES = 4 * 2**20
+TOO_LARGE_URL = "/line-too-large"
 _BOM = b"\xef\xbb\xbf"
 _CUSTOM_ID = re.compile(rb'\s*\{\s*"custom_id"\s*:\s*("(?:[^"\\]|\\.){0,512}")')
 
@@ -46,7 +47,8 @@ def _skip_line(file: BinaryIO) -> int:
 def _stand_in(head: bytes, number: int) -> bytes:
     found = _CUSTOM_ID.match(head)
     custom_id = found[1] if found else b'"line-%d"' % number
-    return b'{"custom_id": %b, "method": "POST", "url": "/line-too-large", "body": {}}' % custom_id
+    url = TOO_LARGE_URL.encode()
+    return b'{"custom_id": %b, "method": "POST", "url": "%b", "body": {}}' % (custom_id, url)
 
 
 def parts(lines: Iterable[bytes]) -> Iterator[tuple[list[bytes], bool]]:

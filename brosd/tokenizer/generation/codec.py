@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,17 @@ class GenerationConfig(msgspec.Struct):
     """The part of `generation_config.json` that says which tokens end an answer."""
 
     eos_token_id: int | list[int] | None = None
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """How a chat template writes a conversation. `variables` are names that it may ask for."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    add_generation_prompt: bool = True  # end with the opening of the assistant's turn
+
+
+DEFAULT_OPTIONS = ChatOptions()
 
 
 class Codec:
@@ -47,9 +60,12 @@ class Codec:
         return ids
 
     def encode_chat(
-        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+        self,
+        messages: Sequence[dict[str, Any]],
+        tools: Sequence[dict[str, Any]] = (),
+        options: ChatOptions = DEFAULT_OPTIONS,
     ) -> list[int]:
-        """A conversation, ready for the assistant's turn.
+        """A conversation as the chat template writes it.
 
         Control tokens that a message spells out stay plain text, so that no user can end his turn
         and speak as the system. Raise OpenAIError if there is no template, or it refuses these
@@ -60,17 +76,32 @@ class Codec:
         if tools and not re.search(r"\btools\b", str(self._tokenizer.chat_template)):
             problem = "this model's chat template has no place for tools"
             raise invalid("tools", problem, "unsupported_value")
+        for name in options.variables:
+            if name in self._reserved:
+                raise invalid(f"chat_template_kwargs.{name}", "is not for requests to set")
         try:
             ids: list[int] = self._tokenizer.apply_chat_template(
                 list(messages),
                 tools=list(tools) or None,
-                add_generation_prompt=True,
+                add_generation_prompt=options.add_generation_prompt,
                 sanitize_control_tokens=True,
                 return_dict=False,
+                **options.variables,
             )
+        except RecursionError:
+            raise invalid("tools" if tools else "messages", "nested too deeply") from None
         except Exception as error:  # a template is a program of the model's: it may raise anything
             raise invalid("messages", f"the chat template refuses them: {error}") from None
         return ids
+
+    @cached_property
+    def _reserved(self) -> set[str]:
+        """Names that mean something to the tokenizer, which a template's variables must not."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        functions = (self._tokenizer.apply_chat_template, render_jinja_template)
+        parameters = {name for function in functions for name in signature(function).parameters}
+        return {"self", "messages", *parameters, *self._tokenizer.special_tokens_map}
 
     def check_grammar(self, grammar: str) -> str:
         """What is wrong with a grammar; empty if nothing is. Can take long: call it in a thread."""

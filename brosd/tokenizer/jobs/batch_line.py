@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from bros.brosd.protocol.batch_lines import MAX_LINE_BYTES, TOO_LARGE_URL
 from bros.brosd.tokenizer.jobs.job import Line, Outcome, custom_id_of
 from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.parsing import parse
@@ -38,6 +39,9 @@ _usage_decoder = msgspec.json.Decoder(_AnswerUsage)
 def read(line: Line) -> BatchLine:
     """The request of a line. Raise OpenAIError if anything but its body is wrong."""
     batch_line = parse(line.content, _line_decoder)
+    if batch_line.url == TOO_LARGE_URL:
+        message = f"The line is too large: at most {MAX_LINE_BYTES - 1} bytes fit"
+        raise OpenAIError(413, message, code="line_too_large")
     if batch_line.url not in URLS:
         raise invalid("url", f"not one of {', '.join(URLS)}")
     if line.endpoint not in (None, batch_line.url):

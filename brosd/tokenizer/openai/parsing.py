@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from bros.brosd.tokenizer.openai.allowed_values import allowed_values
 from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
-from bros.brosd.tokenizer.openai.schema import ALLOWED
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def parse(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
             return decoder.decode(text)
         except msgspec.ValidationError as error:
             _syntax_decoder.decode(text)  # is it JSON at all? If not, no field is at fault
-            raise _mistyped(str(error)) from None
+            raise _mistyped(str(error), decoder.type) from None
     except UnicodeDecodeError as error:
         raise _malformed(f"not valid UTF-8 (byte {error.start})") from None
     except RecursionError:
@@ -45,7 +45,7 @@ def _malformed(problem: str) -> OpenAIError:
     return OpenAIError(400, f"The body is no JSON: {problem}", param="body", code="invalid_json")
 
 
-def _mistyped(message: str) -> OpenAIError:
+def _mistyped(message: str, kind: Any) -> OpenAIError:
     """msgspec's message and path as a field and what is wrong with it."""
     problem, _, path = message.partition(" - at `$")
     field = path.rstrip("`").lstrip(".")
@@ -54,8 +54,8 @@ def _mistyped(message: str) -> OpenAIError:
         name = problem.rsplit(" ", 1)[1]
         return invalid(f"{field}.{name}" if field else name, "is required", "missing_field")
     problem = problem[0].lower() + problem[1:]
-    if problem.startswith("invalid enum value") and (allowed := ALLOWED.get(field.split(".")[-1])):
-        problem += f"; allowed: {', '.join(allowed)}"
+    if problem.startswith("invalid enum value"):
+        problem += f"; allowed: {', '.join(allowed_values(kind, field))}"
     return invalid(field or "body", problem)
 
 

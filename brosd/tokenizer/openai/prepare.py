@@ -6,13 +6,14 @@ import asyncio
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from bros.brosd.config import SloConfig
 from bros.brosd.protocol.wire import Sampling, Slo
-from bros.brosd.tokenizer.generation.codec import Codec
+from bros.brosd.tokenizer.generation.codec import ChatOptions, Codec
 from bros.brosd.tokenizer.generation.live_requests import Submission
 from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.schema import (
@@ -58,7 +59,11 @@ class Preparer:
         if request.stream_options is not None and not request.stream and not batch:
             raise invalid("stream_options", "goes with 'stream': true only")
         if isinstance(request, ChatRequest):
-            prompts = [await self._encode_chat(request.messages, request.callable_tools)]
+            prompts = [
+                await self._encode_chat(
+                    request.messages, request.callable_tools, _chat_options(request)
+                )
+            ]
         else:
             prompts = await self._encode_prompts(request)
         choices = request.n or 1
@@ -108,7 +113,9 @@ class Preparer:
     async def tokenize(self, request: TokenizeRequest) -> list[int]:
         """The tokens of a text or a conversation. Raise OpenAIError if it is neither, or both."""
         if request.messages is not None and request.prompt is None:
-            return await self._encode_chat(request.messages, request.tools or [])
+            return await self._encode_chat(
+                request.messages, request.tools or [], _chat_options(request)
+            )
         if request.prompt is None or request.messages is not None:
             raise invalid("prompt", "give either 'prompt' or 'messages'")
         return await self._encode(request.prompt)
@@ -120,16 +127,16 @@ class Preparer:
         decode = self._codec.decode_all
         return await loop.run_in_executor(self._threads, decode, request.tokens)
 
-    async def _encode_chat(self, messages: list[ChatMessage], tools: list[Tool]) -> list[int]:
+    async def _encode_chat(
+        self, messages: list[ChatMessage], tools: list[Tool], options: ChatOptions
+    ) -> list[int]:
         plain = [_plain(message, index) for index, message in enumerate(messages)]
         plain_tools = [msgspec.to_builtins(tool) for tool in tools]
         num_chars = sum(len(message["content"]) for message in plain)
-        if num_chars <= SHORT_CHARS and not plain_tools:
-            return self._codec.encode_chat(plain)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, self._codec.encode_chat, plain, plain_tools
-        )
+        encode = partial(self._codec.encode_chat, plain, plain_tools, options)
+        if num_chars <= SHORT_CHARS and not plain_tools and not options.variables:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode)
 
     async def _encode_prompts(self, request: CompletionRequest) -> list[list[int]]:
         encoded = []
@@ -168,6 +175,12 @@ class Preparer:
         )
 
 
+def _chat_options(request: ChatRequest | TokenizeRequest) -> ChatOptions:
+    return ChatOptions(
+        request.chat_template_kwargs or {}, request.add_generation_prompt is not False
+    )
+
+
 def _plain(message: ChatMessage, index: int) -> dict[str, Any]:
     """A message as chat templates expect it: content as one text, without OpenAI's own roles."""
     if message.content is None and not message.tool_calls:
@@ -195,6 +208,8 @@ def _called(call: ToolCall, field: str) -> dict[str, Any]:
         arguments = msgspec.json.decode(call.function.arguments)
     except msgspec.DecodeError as error:
         raise invalid(f"{field}.function.arguments", f"is no JSON: {error}") from None
+    except RecursionError:
+        raise invalid(f"{field}.function.arguments", "nested too deeply") from None
     function = {"name": call.function.name, "arguments": arguments}
     return {"id": call.id, "type": call.type, "function": function}
 
@@ -204,12 +219,12 @@ def _max_tokens(request: ChatRequest | CompletionRequest, num_prompt: int, max_l
     left = max_len - num_prompt
     field = "messages" if isinstance(request, ChatRequest) else "prompt"
     if left < 1:
-        raise _too_long(field, f"{num_prompt} tokens leave no room for an answer", max_len)
+        raise _too_long(field, f"{num_prompt} of them leave no room for an answer", max_len)
     name, asked = _asked(request)
     if asked is None:
         return left if isinstance(request, ChatRequest) else min(COMPLETION_TOKENS, left)
     if asked > left:
-        problem = f"{num_prompt} tokens of {field} and {asked} of answer are too many"
+        problem = f"{num_prompt} of {field} and {asked} of answer are {num_prompt + asked}"
         raise _too_long(name, problem, max_len)
     return asked
 
@@ -221,8 +236,9 @@ def _asked(request: ChatRequest | CompletionRequest) -> tuple[str, int | None]:
 
 
 def _too_long(param: str, problem: str, max_len: int) -> OpenAIError:
-    problem = f"{problem}: the context length is {max_len} tokens"
-    return invalid(param, problem, "context_length_exceeded")
+    """Clients look for the words "maximum context length is N tokens", which are OpenAI's."""
+    message = f"This model's maximum context length is {max_len} tokens; {problem}"
+    return OpenAIError(400, message, param=param, code="context_length_exceeded")
 
 
 def _samplings(request: GenerationRequest, choices: int, grammar: str) -> list[Sampling]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -22,22 +22,15 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Milliseconds = Annotated[float, Meta(gt=0, le=86_400_000)]
 Role = Literal["system", "user", "assistant", "tool", "developer"]
-PartType = Literal["text"]
+TemplateKwargs = dict[str, Any]  # variables of the chat template
 ServiceTier = Literal["auto", "default", "priority", "flex"]
 StopText = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
-
-
-ALLOWED = {
-    "role": get_args(Role),
-    "type": get_args(PartType),
-    "service_tier": get_args(ServiceTier),
-}
 
 
 class TextPart(msgspec.Struct):
     """A piece of a message's content; text is the only kind so far."""
 
-    type: PartType
+    type: Literal["text"]
     text: str
 
 
@@ -99,6 +92,27 @@ class NotYet(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: Any = None
     skip_special_tokens: Any = None
     continue_final_message: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    guided_whitespace_pattern: Any = None
+    guided_decoding_backend: Any = None
+    grammar: Any = None
+    json_schema: Any = None
+    regex: Any = None
+    ebnf: Any = None
+    chat_template: Any = None
+    documents: Any = None
+    add_special_tokens: Any = None
+    truncate_prompt_tokens: Any = None
+    use_beam_search: Any = None
+    length_penalty: Any = None
+    early_stopping: Any = None
+    logits_processors: Any = None
+    cache_salt: Any = None
+    reasoning_effort: Any = None
+    return_tokens_as_token_ids: Any = None
 
 
 # Values that ask for what happens anyway; so do None and empty lists and objects everywhere.
@@ -112,6 +126,11 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "include_stop_str_in_output": (False,),
     "skip_special_tokens": (True,),
     "continue_final_message": (False,),
+    "use_beam_search": (False,),
+    "length_penalty": (1.0, 1),
+    "early_stopping": (False,),
+    "reasoning_effort": ("none",),
+    "return_tokens_as_token_ids": (False,),
 }
 
 
@@ -161,6 +180,8 @@ class ChatRequest(GenerationRequest, kw_only=True):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    add_generation_prompt: bool | None = None
 
     @property
     def num_logprobs(self) -> int | None:
@@ -217,6 +238,8 @@ class TokenizeRequest(msgspec.Struct, kw_only=True):
         None
     )
     tools: Tools | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    add_generation_prompt: bool | None = None
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,6 +36,7 @@ class ResponseFormat(msgspec.Struct):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema: Schema | None = None  # of a "json_object", as llama.cpp has it
 
 
 class Function(msgspec.Struct):
@@ -68,10 +71,20 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
 def json_grammar(schema: Schema) -> str:
-    """The grammar of the JSON texts that a schema allows."""
-    text = json.dumps(schema)
-    grammar: str = LLMatcher.grammar_from_json_schema(text, overrides=JSON_STYLE)
-    return grammar
+    """The grammar of the JSON texts that a schema allows. Raise OpenAIError if there is none."""
+    with _blame("response_format"):
+        text = json.dumps(schema)
+        grammar: str = LLMatcher.grammar_from_json_schema(text, overrides=JSON_STYLE)
+        return grammar
+
+
+@contextmanager
+def _blame(field: str) -> Iterator[None]:
+    """Raise OpenAIError about `field` for a schema that cannot be made a grammar."""
+    try:
+        yield
+    except (ValueError, RecursionError) as error:
+        raise invalid(field, f"no grammar can be made of the schema: {error}") from None
 
 
 def answer_grammar(wanted: ResponseFormat | None) -> str:
@@ -79,7 +92,7 @@ def answer_grammar(wanted: ResponseFormat | None) -> str:
     if wanted is None or wanted.type == "text":
         return ""
     if wanted.type == "json_object":
-        return json_grammar({"type": "object"})
+        return json_grammar(wanted.schema or {"type": "object"})
     if wanted.json_schema is None:
         raise invalid("response_format.json_schema", "is required", "missing_field")
     return json_grammar(wanted.json_schema.schema)
@@ -97,10 +110,11 @@ def call_grammar(tools: list[Tool], choice: ToolChoice | None) -> str:
         case _:
             return ""
     calls = [_call_schema(tool.function) for tool in named]
-    schema = json.dumps({"anyOf": calls, "x-guidance": JSON_STYLE})
-    lark = f'start: "{OPEN}\\n" call "\\n{CLOSE}"\ncall: %json {schema}\n'
-    grammar: str = LLMatcher.grammar_from_lark(lark)
-    return grammar
+    with _blame("tools"):
+        schema = json.dumps({"anyOf": calls, "x-guidance": JSON_STYLE})
+        lark = f'start: "{OPEN}\\n" call "\\n{CLOSE}"\ncall: %json {schema}\n'
+        grammar: str = LLMatcher.grammar_from_lark(lark)
+        return grammar
 
 
 def _call_schema(function: Function) -> Schema:

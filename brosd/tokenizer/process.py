@@ -61,7 +61,7 @@ class TokenizerProcess:
         )
         self._daemon: Outbox[ToDaemon] = Outbox(daemon_socket(runtime))
         self._tracer = Tracer(config.traces, config.model.name) if config.traces.endpoint else None
-        on_end = self._tracer.over if self._tracer else lambda generation, reason: None
+        on_end = self._tracer.record if self._tracer else lambda request, reason: None
         self._live_requests = LiveRequests(self._daemon, codec.decode, on_end)
         self._preparer = Preparer(codec, config.slo)
         api = OpenAIService(config, self._live_requests, self._preparer)

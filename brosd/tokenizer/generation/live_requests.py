@@ -75,7 +75,7 @@ class Delta:
     logprobs: list[tuple[int, Logprobs]] = field(default_factory=list)  # with their tokens
 
 
-class Generation:
+class LiveRequest:
     """One live request: takes tokens, hands deltas to `post`."""
 
     def __init__(
@@ -132,13 +132,13 @@ class Generation:
 class DeltaStream:
     """The requests of one answer, one per choice. Iterate over it for their deltas."""
 
-    generations: dict[int, Generation] = field(default_factory=dict)  # by rid
+    requests: dict[int, LiveRequest] = field(default_factory=dict)  # by rid
     _queue: asyncio.Queue[Delta | OpenAIError] = field(default_factory=asyncio.Queue)
 
     @property
     def num_tokens(self) -> int:
         """Tokens sampled so far, over all prompts."""
-        return sum(generation.num_tokens for generation in self.generations.values())
+        return sum(request.num_tokens for request in self.requests.values())
 
     def post(self, delta: Delta | OpenAIError) -> None:
         """Add what comes next; an error is the last."""
@@ -146,7 +146,7 @@ class DeltaStream:
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Deltas in the order in which they come. Raise OpenAIError if any request fails."""
-        unfinished = len(self.generations)
+        unfinished = len(self.requests)
         while unfinished:
             delta = await self._queue.get()
             if isinstance(delta, OpenAIError):
@@ -162,12 +162,12 @@ class LiveRequests:
     """
 
     def __init__(
-        self, daemon: Sender, decode: Decode, on_end: Callable[[Generation, str], None]
+        self, daemon: Sender, decode: Decode, on_end: Callable[[LiveRequest, str], None]
     ) -> None:
         self._daemon = daemon
         self._decode = decode
         self._on_end = on_end
-        self._live: dict[int, Generation] = {}
+        self._live: dict[int, LiveRequest] = {}
         self._opened = asyncio.Event()
         self.ends: Ends = Counter()
         self.stats: Stats | None = None
@@ -211,12 +211,12 @@ class LiveRequests:
         try:
             for index, submission in enumerate(submissions):
                 rid = secrets.randbits(RID_BITS)
-                generation = Generation(index, submission, self._decode, deltas.post)
-                self._live[rid] = deltas.generations[rid] = generation
+                request = LiveRequest(index, submission, self._decode, deltas.post)
+                self._live[rid] = deltas.requests[rid] = request
                 await self._daemon.send(_admit(rid, submission))
             yield deltas
         finally:
-            for rid in deltas.generations:
+            for rid in deltas.requests:
                 if self._end(rid, "abort") is not None:
                     await self._daemon.send(Abort(rid))
 
@@ -227,24 +227,24 @@ class LiveRequests:
         tokens = unpack_ids(emit.tokens).tolist()
         logprobs = {emit.rids[item.index]: item for item in emit.logprobs}
         for rid, token, finish in zip(emit.rids, tokens, emit.finish, strict=True):
-            generation = self._live.get(rid)
-            unwanted = generation is None or generation.push(token, finish, logprobs.get(rid))
-            if generation and generation.finish:
-                self._end(rid, generation.finish)
+            request = self._live.get(rid)
+            unwanted = request is None or request.push(token, finish, logprobs.get(rid))
+            if request and request.finish:
+                self._end(rid, request.finish)
             if unwanted and finish is FinishReason.NONE:
                 await self._daemon.send(Abort(rid))
 
     def on_fail(self, fail: Fail) -> None:
-        if generation := self._end(fail.rid, "error"):
-            generation.fail(OpenAIError(fail.status, fail.message, code=fail.code))
+        if request := self._end(fail.rid, "error"):
+            request.fail(OpenAIError(fail.status, fail.message, code=fail.code))
 
-    def _end(self, rid: int, reason: str) -> Generation | None:
+    def _end(self, rid: int, reason: str) -> LiveRequest | None:
         """Forget a request, if it lives, and count it."""
-        generation = self._live.pop(rid, None)
-        if generation is not None:
-            self.ends[generation.submission.klass, reason] += 1
-            self._on_end(generation, reason)
-        return generation
+        request = self._live.pop(rid, None)
+        if request is not None:
+            self.ends[request.submission.klass, reason] += 1
+            self._on_end(request, reason)
+        return request
 
     def on_stats(self, stats: Stats) -> None:
         self.stats = stats
@@ -259,8 +259,8 @@ class LiveRequests:
         """End all requests with an error: the process stops."""
         self.draining = True
         for rid in list(self._live):
-            if generation := self._end(rid, "error"):
-                generation.fail(shutting_down())
+            if request := self._end(rid, "error"):
+                request.fail(shutting_down())
 
 
 def _admit(rid: int, submission: Submission) -> Admit:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bros.brosd.config import TracesConfig
 
 if TYPE_CHECKING:
-    from bros.brosd.tokenizer.generation.live_requests import Generation
+    from bros.brosd.tokenizer.generation.live_requests import LiveRequest
 
 log = logging.getLogger(__name__)
 
@@ -55,33 +55,33 @@ class Tracer:
         self._model = model
         self._epoch_ns = time.time_ns() - time.monotonic_ns()
 
-    def over(self, generation: Generation, reason: str) -> None:
+    def record(self, request: LiveRequest, reason: str) -> None:
         """Record a request that is over. `reason` is "stop", "length", "abort" or "error"."""
-        submission = generation.submission
+        submission = request.submission
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "generate",
             "gen_ai.request.model": self._model,
             "gen_ai.request.max_tokens": submission.max_tokens,
             "gen_ai.request.temperature": submission.sampling.temperature,
             "gen_ai.usage.input_tokens": len(submission.prompt),
-            "gen_ai.usage.output_tokens": generation.num_tokens,
+            "gen_ai.usage.output_tokens": request.num_tokens,
             "gen_ai.response.finish_reasons": [reason],
             "bros.class": submission.klass.name.lower(),
         }
         if submission.slo is not None:
             attributes["bros.slo.ttft_s"] = submission.slo.ttft_s
             attributes["bros.slo.tpot_s"] = submission.slo.tpot_s
-        if generation.first_s is not None:
-            attributes["bros.ttft_s"] = generation.first_s - submission.arrived_s
+        if request.first_s is not None:
+            attributes["bros.ttft_s"] = request.first_s - submission.arrived_s
         span = self._tracer.start_span(
             "generate",
-            context=self._propagator.extract(generation.caller),
+            context=self._propagator.extract(request.caller),
             kind=self._server,
             attributes=attributes,
             start_time=self._unix_ns(submission.arrived_s),
         )
-        if generation.first_s is not None:
-            span.add_event("first token", timestamp=self._unix_ns(generation.first_s))
+        if request.first_s is not None:
+            span.add_event("first token", timestamp=self._unix_ns(request.first_s))
         if reason == "error":
             span.set_status(self._error)
         span.end()

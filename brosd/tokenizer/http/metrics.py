@@ -1,7 +1,7 @@
 """`/metrics`: the daemon's statistics in the Prometheus text format.
 
-What means the same as in vLLM is there under vLLM's name as well (`vllm:...`), with a label for the
-class, so that dashboards and autoscalers made for it work. All else is `bros_...`.
+What vLLM also measures is there under vLLM's name as well (`vllm:...`), with a label for the class,
+so that dashboards and autoscalers made for vLLM work. All other names begin with `bros_`.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _vllm(stats: Stats) -> Iterator[Metric]:
 
 
 def _ends(stats: Stats, ends: Ends) -> Metric:
-    """vLLM's name says success, and counts those that were aborted or failed all the same."""
+    """Requests that are over. vLLM counts aborted and failed ones under this name as well."""
     family = CounterMetricFamily(
         "vllm:request_success",
         "Requests that are over, since the tokenizer process started",
@@ -168,7 +168,7 @@ def _histogram(name: str, field: str, stats: Stats) -> Metric:
 
 
 def _buckets(field: str, seen: Distribution) -> list[tuple[str, float]]:
-    """Prometheus adds up: each bucket counts what the smaller ones have as well."""
+    """Prometheus's buckets are cumulative: each counts the smaller values as well."""
     bounds = [*(str(bound_s) for bound_s in BOUNDS_S[field]), "+Inf"]
     return list(zip(bounds, map(float, accumulate(seen.counts)), strict=True))
 
@@ -199,7 +199,7 @@ def _family(name: str, field: str, value: float) -> Metric:
 
 
 def _unit(field: str) -> str:
-    """Prometheus spells units out."""
+    """The field's name with its unit spelled out, as is usual with Prometheus."""
     return field.removesuffix("_s") + "_seconds" if field.endswith("_s") else field
 
 

@@ -70,11 +70,11 @@ class ResponseBuilder(ABC):
 
     @abstractmethod
     def choice(self, delta: Delta) -> Json:
-        """The fields of one choice."""
+        """One choice of a whole answer."""
 
     @abstractmethod
     def choice_delta(self, delta: Delta) -> Json:
-        """The fields of one choice."""
+        """What a chunk adds to one choice."""
 
     def _frame(self, kind: str, choices: list[Json]) -> Json:
         return {
@@ -171,7 +171,7 @@ class CompletionResponseBuilder(ResponseBuilder):
         return self._logprobs[delta.index].add(delta.logprobs)
 
     def opening(self) -> list[Json]:
-        """Only if token ids are wanted: those of the prompts."""
+        """The token ids of the prompts, if they are wanted."""
         if not self.with_token_ids:
             return []
         choices = [self.choice(Delta(index, "", [])) for index in range(len(self.prompts))]

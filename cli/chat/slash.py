@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from bros.brosd.client.client import ClientError
-from bros.cli.chat.conversation import DEFAULT, PARAMS
+from bros.brosd.client.client import ClientError, Stats
+from bros.cli.chat.conversation import DEFAULT, PARAMS, Conversation, ConversationStore
+from bros.cli.chat.tally import ConversationTotals
 from bros.cli.errors import InputError
-
-if TYPE_CHECKING:
-    from bros.cli.chat.repl import Chat
+from bros.cli.slo import attainment
 
 KEYS = """\
 Enter sends. Alt-Enter or a backslash at the end goes on with a new line, as do
@@ -24,8 +23,28 @@ def is_command(line: str) -> bool:
     return re.match(r"/[a-z]+(\s|$)", line) is not None
 
 
+class Session(Protocol):
+    """What the commands see of a chat, and what they may do with it."""
+
+    conversation: Conversation
+    shelf: ConversationStore
+    tally: ConversationTotals
+    over: bool
+
+    @property
+    def max_len(self) -> int: ...
+
+    def say(self, text: str) -> None: ...
+
+    def complain(self, error: Exception) -> None: ...
+
+    def daemon(self) -> Stats | None: ...
+
+    def answer(self, question: str) -> None: ...
+
+
 @dataclass(frozen=True)
-class Command:
+class Action:
     """`run` gets the rest of the line; `words` completes it."""
 
     usage: str
@@ -37,20 +56,20 @@ class Command:
 class Slash:
     """The commands of one chat."""
 
-    def __init__(self, chat: Chat) -> None:
+    def __init__(self, chat: Session) -> None:
         self._chat = chat
         saved, params = chat.shelf.names, lambda: PARAMS
         self._commands = {
-            "/system": Command("[TEXT]", "the system message; default drops it", self._system),
-            "/model": Command("[NAME]", "the model that is asked for", self._model),
-            "/params": Command("[NAME VALUE]", "sampling and objectives", self._params, params),
-            "/save": Command("NAME", "keep the conversation", self._save, saved),
-            "/load": Command("NAME", "go on with one that was kept", self._load, saved),
-            "/retry": Command("", "answer the last question again", self._retry),
-            "/clear": Command("", "forget the conversation", self._clear),
-            "/stats": Command("", "how this session and the daemon do", self._stats),
-            "/help": Command("", "show this", self._help),
-            "/exit": Command("", "leave, as does Ctrl-D", self._exit),
+            "/system": Action("[TEXT]", "the system message; default drops it", self._system),
+            "/model": Action("[NAME]", "the model to ask", self._model),
+            "/params": Action("[NAME VALUE]", "sampling and objectives", self._params, params),
+            "/save": Action("NAME", "save the conversation", self._save, saved),
+            "/load": Action("NAME", "continue a saved conversation", self._load, saved),
+            "/retry": Action("", "answer the last question again", self._retry),
+            "/clear": Action("", "forget the conversation", self._clear),
+            "/stats": Action("", "figures of this session and of the daemon", self._stats),
+            "/help": Action("", "show this", self._help),
+            "/exit": Action("", "leave, as does Ctrl-D", self._exit),
         }  # fmt: skip
 
     def run(self, line: str) -> None:
@@ -136,9 +155,10 @@ class Slash:
         if stats is None:
             return
         rt, be = stats.rt, stats.be
-        share = f"{rt.in_time / rt.finished:.1%}" if rt.finished else "-"
+        share = attainment(rt)
+        met = "-" if share is None else f"{share:.1%}"
         self._chat.say(
-            f"the daemon: real-time {rt.running} running, {rt.waiting} waiting, SLO met {share}; "
+            f"the daemon: real-time {rt.running} running, {rt.waiting} waiting, SLO met {met}; "
             f"best-effort {be.running} running, {be.waiting} waiting"
         )
 

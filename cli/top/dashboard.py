@@ -20,6 +20,7 @@ from bros.brosd.client.client import (
     WorkerStats,
 )
 from bros.cli.render import duration, milliseconds, short, size
+from bros.cli.slo import attainment, percentiles, recent_attainment
 from bros.cli.top.charts import STYLES, bars, block_map, glyph, is_unicode
 from bros.cli.top.history import History
 
@@ -94,9 +95,9 @@ def _head(history: History, frame: Frame) -> Text:
 def _real_time(history: History, frame: Frame, width: int, chart_rows: int) -> Panel:
     stats = history.stats
     lines = [
-        _queues(stats.rt).append_text(_attainment(stats.rt, stats.rt_latency)),
-        _percentiles("TTFT", stats.rt_latency.ttft, stats.slo.ttft_s),
-        _percentiles("TPOT", stats.rt_latency.tpot, stats.slo.tpot_s),
+        _queues(stats.rt).append_text(_slo_met(stats.rt, stats.rt_latency)),
+        _latency("TTFT", stats.rt_latency.ttft, stats.slo.ttft_s),
+        _latency("TPOT", stats.rt_latency.tpot, stats.slo.tpot_s),
         *_chart(
             f"tokens/s {history.rates.rt_tokens:8,.1f}",
             history.course("rt_tokens"),
@@ -143,26 +144,25 @@ def _queues(row: ClassStats) -> Text:
     return Text(f"{row.running:,} running  {row.waiting:,} waiting  {row.finished:,} finished")
 
 
-def _attainment(row: ClassStats, latency: LatencyStats) -> Text:
-    """The share of requests that met their objectives, of late and in all."""
-    if not row.finished:
+def _slo_met(row: ClassStats, latency: LatencyStats) -> Text:
+    """The share of requests that met their objectives, in the last minute and in total."""
+    share, recent = attainment(row), recent_attainment(latency)
+    if share is None:
         return Text()
     text = Text("  SLO met ")
-    if latency.recent_finished:
-        share = latency.recent_in_time / latency.recent_finished
-        text.append(f"{share:.1%}", style=_grade(share)).append(" of late, ")
-    share = row.in_time / row.finished
-    return text.append(f"{share:.1%}", style=_grade(share)).append(" in all")
+    if recent is not None:
+        text.append(f"{recent:.1%}", style=_grade(recent)).append(" recently, ")
+    return text.append(f"{share:.1%}", style=_grade(share)).append(" in total")
 
 
 def _grade(share: float) -> str:
     return "bold green" if share >= 0.99 else "bold yellow" if share >= 0.9 else "bold red"
 
 
-def _percentiles(name: str, seen: Distribution, objective_s: float) -> Text:
+def _latency(name: str, seen: Distribution, objective_s: float) -> Text:
     """The last minute's percentiles; what exceeds the objective is red, and marked."""
     line = Text().append(name, style="bold")
-    for label, value_s in (("p50", seen.p50_s), ("p95", seen.p95_s), ("p99", seen.p99_s)):
+    for label, value_s in percentiles(seen):
         late = value_s is not None and value_s > objective_s
         line.append(f"  {label} ", style="dim")
         line.append(f"{milliseconds(value_s):>9}", style="red" if late else "green")

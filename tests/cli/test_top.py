@@ -37,7 +37,7 @@ def test_the_whole_picture_is_on_the_screen(busy: Any, terminal: Open, size: Any
     assert sorted(framed(screen)) == sorted(PANELS)
     assert all(len(line) <= size[0] for line in screen.lines)
     assert re.search(
-        r"2 running  0 waiting  200 finished  SLO met 98\.0% of late, 95\.0%", screen.text
+        r"2 running  0 waiting  200 finished  SLO met 98\.0% recently, 95\.0%", screen.text
     )
     assert re.search(
         r"TTFT  p50 +85\.0 ms +p95 +210 ms +p99 +610 ms!  objective 500 ms", screen.text

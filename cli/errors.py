@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+from bros.cli.printable import printable
+
 FAILED_LINES = 3  # the batch is over and some of its lines failed
 INTERRUPTED = 130
 
@@ -50,5 +52,5 @@ def one_line(error: Exception) -> str:
     """What went wrong, with the file if it was one."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+        return printable(f"{where}{error.strerror}")
+    return printable(" ".join(str(error).split()))

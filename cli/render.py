@@ -1,4 +1,4 @@
-"""How things look on a terminal: the daemon's state, jobs, durations, text from a model."""
+"""How things look on a terminal: the daemon's state, jobs, durations."""
 
 from __future__ import annotations
 
@@ -10,14 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from bros.brosd.client.client import Distribution, JobStatus, KvStats, Stats
+from bros.cli.slo import attainment, percentiles, recent_attainment
 
 PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
-_CONTROLS = dict.fromkeys(c for c in [*range(32), *range(127, 160)] if chr(c) not in "\n\t")
-
-
-def printable(text: str) -> str:
-    """Text without control characters: what a model says must not steer a terminal."""
-    return text.translate(_CONTROLS)
 
 
 def duration(seconds: float) -> str:
@@ -110,9 +105,9 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
         ("state", f"{stats.state}, up {duration(stats.uptime_s)}"),
         ("model", f"{stats.model}, up to {stats.max_len:,} tokens"),
         ("policy", stats.policy),
-        ("SLO met", _attainment(stats)),
-        ("TTFT", _percentiles(stats.rt_latency.ttft, stats.slo.ttft_s)),
-        ("TPOT", _percentiles(stats.rt_latency.tpot, stats.slo.tpot_s)),
+        ("SLO met", _slo_met(stats)),
+        ("TTFT", _latency(stats.rt_latency.ttft, stats.slo.ttft_s)),
+        ("TPOT", _latency(stats.rt_latency.tpot, stats.slo.tpot_s)),
         ("KV blocks", f"{used:,} of {kv.blocks_total:,} used ({share:.0%})"),
         ("preempted", f"{kv.preempted_blocks:,} blocks; {kv.shared_blocks:,} shared"),
         ("checkpoints", _checkpoints(kv)),
@@ -126,19 +121,16 @@ def _facts(stats: Stats) -> list[tuple[str, str]]:
     return facts
 
 
-def _attainment(stats: Stats) -> str:
-    if not stats.rt.finished:
+def _slo_met(stats: Stats) -> str:
+    share, recent = attainment(stats.rt), recent_attainment(stats.rt_latency)
+    if share is None:
         return "-"
-    share = f"{stats.rt.in_time / stats.rt.finished:.1%} of {stats.rt.finished:,}"
-    recent = stats.rt_latency
-    if not recent.recent_finished:
-        return share
-    return f"{share}, {recent.recent_in_time / recent.recent_finished:.1%} in the last minute"
+    shown = f"{share:.1%} of {stats.rt.finished:,}"
+    return shown if recent is None else f"{shown}, {recent:.1%} in the last minute"
 
 
-def _percentiles(seen: Distribution, objective_s: float) -> str:
-    parts = (("p50", seen.p50_s), ("p95", seen.p95_s), ("p99", seen.p99_s))
-    shown = ", ".join(f"{name} {milliseconds(value_s)}" for name, value_s in parts)
+def _latency(seen: Distribution, objective_s: float) -> str:
+    shown = ", ".join(f"{name} {milliseconds(value_s)}" for name, value_s in percentiles(seen))
     return f"{shown} of {milliseconds(objective_s)}"
 
 

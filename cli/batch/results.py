@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from bros.cli.render import printable
+from bros.cli.printable import printable
 
 MAX_SHOWN = 10  # failures on the screen; the results have all
 MAX_REASON = 300

@@ -11,7 +11,8 @@ from bros.brosd.config import user_dir
 from bros.cli.chat.answer import Answer
 from bros.cli.chat.conversation import Conversation
 from bros.cli.errors import InputError
-from bros.cli.render import print_json, printable
+from bros.cli.printable import printable
+from bros.cli.render import print_json
 from bros.cli.target import Target
 
 CONVERSATION_TEMPERATURE = 0.2  # small models ramble at more; scripts get 0, the same each time

@@ -15,7 +15,7 @@ from bros.cli.chat.prompt import Prompt, no_echo
 from bros.cli.chat.slash import Slash, is_command
 from bros.cli.chat.tally import ConversationTotals
 from bros.cli.errors import one_line
-from bros.cli.render import printable
+from bros.cli.printable import printable
 
 
 def converse(client: Client, stats: Stats | None, conversation: Conversation, home: Path) -> None:
@@ -55,7 +55,7 @@ class Chat:
 
     def say(self, text: str) -> None:
         """Something that is not the model's."""
-        self._console.print(text, style="dim", markup=False)
+        self._console.print(printable(text), style="dim", markup=False)
 
     def complain(self, error: Exception) -> None:
         """What went wrong, and what to do if that is known."""

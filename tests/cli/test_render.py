@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bros.cli.chat.markdown import MarkdownStream, split_blocks
-from bros.cli.render import duration, printable, short, size
+from bros.cli.printable import printable
+from bros.cli.render import duration, short, size
 
 
 @pytest.mark.parametrize(
@@ -33,8 +34,9 @@ def test_printable_text_has_no_controls(text: str) -> None:
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", printable(text))
 
 
-def test_printable_text_keeps_the_rest() -> None:
-    assert printable("a\tb\n\x1b[31mé\x07") == "a\tb\n[31mé"
+def test_control_characters_are_shown() -> None:
+    assert printable("a\tb\r\n\x1b[31mé\x07") == "a\tb\n␛[31mé␇"
+    assert printable("\x9b\u202e👩\u200d🚀") == "\\x9b\\u202e👩\u200d🚀"
 
 
 fragments = st.lists(st.sampled_from(["text", "\n", "\n\n", "```", "~~~", " "]), max_size=20)

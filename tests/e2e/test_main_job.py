@@ -48,9 +48,8 @@ def test_chat_answers_while_a_batch_runs(server: Server, tmp_path: Path) -> None
     command = server.command("bros", "submit", str(batch), "-o", str(output))
     submit = subprocess.Popen(command, env=server.environ, stderr=subprocess.PIPE, text=True)
     wait_until(lambda: output.exists() and output.stat().st_size > 0)
-    chat = server.run(
-        "bros", "chat", "--once", "What is the capital of France?", "--temperature", "0"
-    )
+    question = ["Name the capital of France.", "--temperature", "0", "--max-tokens", "40"]
+    chat = server.run("bros", "chat", "--once", *question)
     assert submit.poll() is None, "the batch was over before the answer"
     assert chat.stdout.strip() == "The capital of France is Paris."
     assert "tokens/s" in chat.stderr

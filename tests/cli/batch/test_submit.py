@@ -1,33 +1,22 @@
-"""`bros submit` and `bros batch` as processes, against a peer at the daemon's socket."""
+"""`bros submit` as a process, against a peer at the daemon's socket."""
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from batches import custom_ids, write_batch
 from bros.brosd.protocol import wire
 from terminal import Terminal
 
 Bros = Callable[..., Any]
-
-
-def write_batch(path: Path, num_lines: int, *extra: bytes) -> None:
-    good = [
-        json.dumps({"custom_id": f"r{i}", "method": "POST", "url": "/v1/chat/completions"}).encode()
-        for i in range(num_lines)
-    ]
-    path.write_bytes(b"\n".join([*good, *extra]) + b"\n")
-
-
-def custom_ids(results: bytes) -> list[str]:
-    return [json.loads(line)["custom_id"] for line in results.splitlines()]
 
 
 def test_all_lines_get_a_result_next_to_the_input(
@@ -79,64 +68,6 @@ def test_only_the_first_failures_are_said(tokenizer: Any, bros: Bros, tmp_path: 
     assert said.count("failed: ") == 10
     assert "it is bad; further ones are only in the results" in said
     assert "answered lines" not in said
-
-
-def test_prompts_from_csv(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
-    (tmp_path / "in.csv").write_text('custom_id,text\na,"good, so good"\n,bad\nc,\n')
-    template = 'Is {text} good? {"yes": 1}'
-    options = ["--template", template, "--system", "Judge.", "--max-tokens", "3"]
-    done = bros("submit", "in.csv", *options, "--temperature", "0")
-    assert done.returncode == 0, done.stderr
-    assert custom_ids((tmp_path / "in.results.jsonl").read_bytes()) == ["a", "row-2", "c"]
-    (job,) = tokenizer.jobs.values()
-    first = json.loads(job.lines[0])
-    assert first["body"] == {
-        "model": "smollm2-135m-instruct",
-        "temperature": 0.0,
-        "max_tokens": 3,
-        "messages": [
-            {"role": "system", "content": "Judge."},
-            {"role": "user", "content": 'Is good, so good good? {"yes": 1}'},
-        ],
-    }
-
-
-def test_prompts_from_text_and_tsv(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("\ufeffone\n\n two \n")
-    assert bros("submit", "in.txt", "--template", "Say {prompt}!").returncode == 0
-    tsv = b"id\tquestion\n1\twhy?\n"
-    done = bros("submit", "-", "--format", "tsv", "--prompt-column", "question", stdin=tsv)
-    assert done.returncode == 0
-    jobs = [[json.loads(line) for line in job.lines] for job in tokenizer.jobs.values()]
-    said = [[line["body"]["messages"][0]["content"] for line in job] for job in jobs]
-    assert said == [["Say one!", "Say two!"], ["why?"]]
-    assert [line["custom_id"] for line in jobs[0]] == ["line-1", "line-3"]
-
-
-@pytest.mark.parametrize(
-    ("content", "arguments", "reason"),
-    [
-        ("a,b\n1,2\n", [], "--prompt-column, one of: a, b"),
-        ("a,b\n1,2\n", ["--prompt-column", "c"], "there is no column c; there are: a, b"),
-        ("a,b\n1,2\n", ["--template", "{c}"], "{c}, which is none of {a}, {b}"),
-        ("a,b\n1,2\n", ["--template", "{prompt}"], "{prompt}, which is none of {a}, {b}"),
-        ("a\n", [], "there are no prompts"),
-        ("", [], "which column holds the prompt?"),
-        ("a\n1\n", ["--format", "xml"], "choose one of auto, jsonl, csv, tsv, text"),
-        ("a\n1\n", ["--format", "jsonl", "--system", "x"], "give --format csv, tsv or text"),
-        ("a\n1\n", ["--format", "text", "--prompt-column", "a"], "--prompt-column is for CSV"),
-        ('a\n"x', [], "the CSV breaks after line 1"),
-    ],
-)
-def test_bad_prompt_files_cost_one_line(
-    tokenizer: Any, bros: Bros, tmp_path: Path, content: str, arguments: list[str], reason: str
-) -> None:
-    (tmp_path / "in.csv").write_text(content)
-    done = bros("submit", "in.csv", *arguments)
-    (line,) = done.stderr.decode().splitlines()
-    assert (done.returncode, line[:7]) == (1, "error: ")
-    assert reason in line
-    assert not tokenizer.jobs
 
 
 def test_standard_input_to_standard_output(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
@@ -214,8 +145,6 @@ def test_ctrl_c_tells_how_to_resume_and_that_works(
 def test_ctrl_c_while_sending_submits_nothing(
     tokenizer: Any, start_bros: Bros, tmp_path: Path
 ) -> None:
-    import subprocess
-
     process = start_bros("submit", "-", stdin=subprocess.PIPE)
     process.stdin.write(b"{}\n" * 600)
     process.stdin.flush()
@@ -254,59 +183,6 @@ def test_a_cancelled_job_is_an_error(
     assert b"is cancelled: 12 of 25 lines are done" in bros("batch", "cancel", job).stdout
     assert b"13 lines without result" in process.communicate()[1]
     assert process.returncode == 1
-
-
-def test_jobs_are_listed(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
-    assert bros("batch", "list").stdout.strip() == b"no batch jobs"
-    write_batch(tmp_path / "b.jsonl", 4)
-    bros("submit", "b.jsonl")
-    (job,) = json.loads(bros("batch", "list", "--json").stdout)
-    assert (job["state"], job["total"], job["completed"]) == ("completed", 4, 4)
-    assert job["job"].encode() in bros("batch", "list").stdout
-
-
-def test_watching_no_job_leaves_the_output_alone(
-    tokenizer: Any, bros: Bros, tmp_path: Path
-) -> None:
-    (tmp_path / "out.jsonl").write_text("precious")
-    done = bros("batch", "watch", "nope", "-o", "out.jsonl")
-    assert (done.returncode, done.stderr) == (1, b"error: no job nope\n")
-    assert (tmp_path / "out.jsonl").read_text() == "precious"
-
-
-def test_without_a_daemon(bros: Bros, tmp_path: Path) -> None:
-    write_batch(tmp_path / "b.jsonl", 1)
-    for arguments in (["submit", "b.jsonl"], ["batch", "list"], ["status"], ["chat", "--once=a"]):
-        done = bros(*arguments)
-        assert done.returncode == 1
-        (line,) = done.stderr.decode().splitlines()
-        assert "brosd start" in line
-
-
-def test_usage_errors_are_2(bros: Bros) -> None:
-    assert bros("submit").returncode == 2
-    assert bros("status", "--set", "server.prot=1").returncode == 2
-    assert b"did you mean port" in bros("status", "--set", "server.prot=1").stderr
-
-
-def test_status(tokenizer: Any, bros: Bros) -> None:
-    assert json.loads(bros("status", "--json").stdout)["rt"]["running"] == 2
-    shown = bros("status").stdout.decode()
-    assert "ready, up 1:02:03" in shown
-    assert "best-effort" in shown
-
-
-def test_help_does_not_load_what_it_does_not_need(bros: Bros) -> None:
-    import subprocess
-    import sys
-
-    code = (
-        "import sys, contextlib\nfrom bros.cli.app import app\n"
-        "with contextlib.suppress(SystemExit): app(['--help'])\n"
-        "print(sorted({'torch', 'transformers', 'numpy', 'zmq', 'asyncio'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert done.stdout.splitlines()[-1] == b"[]"
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 60)])

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,12 @@ import torch
 
 from bros.workers.version import compiled_folder
 from harness import MODEL, MakeServer, Server
+from servers import Servers, end, put_in_order, shared_settings
 
 _USER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 CACHE = Path(os.environ.get("BROS_TEST_CACHE", _USER / "bros"))
+
+SERVERS = pytest.StashKey[Servers]()
 
 # Kernels that the tests compile serve their servers as well. Numba reads it when it is imported.
 os.environ["NUMBA_CACHE_DIR"] = str(compiled_folder(CACHE))
@@ -53,21 +56,49 @@ def short_dir() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def servers(cache_dir: Path, model_dir: Path, request: pytest.FixtureRequest) -> Iterator[Servers]:
+    """All servers of this process."""
+    request.session.stash[SERVERS] = servers = Servers(cache_dir)
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def server(servers: Servers, request: pytest.FixtureRequest) -> Server:
+    """The server that all tests with the same mark `server(SETTINGS)` share."""
+    settings = shared_settings(request.node)
+    assert settings is not None, "mark the test: @pytest.mark.server(SETTINGS)"
+    return servers.share(*settings)
+
+
 @pytest.fixture(scope="module")
-def make_server(cache_dir: Path, model_dir: Path) -> Iterator[MakeServer]:
-    """Makes servers that are stopped when the module's tests are done."""
-    servers: list[Server] = []
+def make_server(servers: Servers) -> Iterator[MakeServer]:
+    """Makes servers that are the test's own; they end when the module's tests are done."""
+    made: list[Server] = []
 
     def make(*settings: str, start: bool = True) -> Server:
-        folder = Path(tempfile.mkdtemp(prefix="bros-"))
-        server = Server(folder, cache_dir, list(settings))
-        servers.append(server)
-        if start:
-            done = server.start()
-            assert done.returncode == 0, done.stderr + server.log()
-        return server
+        made.append(servers.make(*settings, start=start))
+        return made[-1]
 
     yield make
-    for server in servers:
-        server.stop("--now")
-        shutil.rmtree(server.folder)
+    for server in made:
+        end(server)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    put_in_order(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, None, None]:
+    """End a shared server as soon as no further test needs it."""
+    try:
+        return (yield)
+    finally:
+        servers, settings = item.session.stash.get(SERVERS, None), shared_settings(item)
+        if servers and settings and settings != shared_settings(nextitem):
+            servers.end_shared(settings)

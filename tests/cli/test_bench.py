@@ -12,7 +12,9 @@ from bros.cli.bench.report import Result, plot
 from bros.cli.bench.servers import Server
 from bros.cli.bench.workload import Lengths, Workload, body, read_trace
 from bros.cli.errors import InputError
-from harness import MakeServer, wait_until
+from harness import PLAIN, MakeServer, wait_until
+from harness import Server as Daemon
+from traffic import wait_for_stats
 
 WORKLOAD = Workload(duration_s=500.0, rate=2.0, rt=Lengths(120, 48), be=Lengths(300, 96), seed=1)
 SLO = Objectives(ttft_s=0.5, tpot_s=0.08)
@@ -103,8 +105,15 @@ def test_a_daemon_that_does_not_start_is_an_error() -> None:
         pass
 
 
-def test_a_run_counts_what_a_server_answers(make_server: MakeServer, tmp_path: Path) -> None:
-    server = make_server()
+@pytest.mark.server(*PLAIN)
+def test_a_run_counts_what_a_server_answers(server: Daemon, tmp_path: Path) -> None:
+    def answered() -> int:
+        """As the daemon says, once a second."""
+        done = server.run("bros", "status", "--json")
+        return int(json.loads(done.stdout)["rt"]["output_tokens"])
+
+    wait_for_stats(server)
+    before = answered()
     load = ["--duration", "4", "--rate", "2", "--in-flight", "4", "--be-out", "16"]
     command = ["bros", "bench", "hybrid", "--url", server.url, *load, "--json"]
     done = server.run(*command, "--out", str(tmp_path / "out"))
@@ -120,11 +129,5 @@ def test_a_run_counts_what_a_server_answers(make_server: MakeServer, tmp_path: P
     warm_up_s = 5.0
     warm = replace(WORKLOAD, duration_s=warm_up_s, seed=-2).arrivals()
     asked = sum(a.lengths.output for a in [*arrivals, *warm])
-
-    def answered() -> int:
-        """As the daemon says, once a second."""
-        done = server.run("bros", "status", "--json")
-        return int(json.loads(done.stdout)["rt"]["output_tokens"])
-
-    wait_until(lambda: answered() >= asked)
-    assert answered() == asked
+    wait_until(lambda: answered() >= before + asked)
+    assert answered() == before + asked

@@ -69,16 +69,20 @@ def test_a_killed_tokenizer_comes_back(server: Server) -> None:
     assert stream(server.url, 1) == stream(server.url, 1)
 
 
-def test_a_stopped_worker_counts_as_dead(make_server: MakeServer) -> None:
-    server = make_server("supervisor.hang_timeout_s=3")
-    worker = server.child("bros.workers")
+@pytest.fixture(scope="module")
+def impatient(make_server: MakeServer) -> Server:
+    return make_server("supervisor.hang_timeout_s=3")
+
+
+def test_a_stopped_worker_counts_as_dead(impatient: Server) -> None:
+    worker = impatient.child("bros.workers")
     os.kill(worker, signal.SIGSTOP)
     wait_until(lambda: not Path(f"/proc/{worker}").exists())
-    wait_until(server.healthy)
+    wait_until(impatient.healthy)
 
 
-def test_a_killed_daemon_leaves_no_orphan_and_no_table(make_server: MakeServer) -> None:
-    server = make_server()
+def test_a_killed_daemon_leaves_no_orphan_and_no_table(impatient: Server) -> None:
+    server = impatient
     children = [server.child(module) for module in ("bros.workers", "bros.brosd.tokenizer")]
     respawner = respawner_pid(server.runtime)
     assert respawner is not None

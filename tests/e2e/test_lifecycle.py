@@ -10,17 +10,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness import MODEL, MakeServer, Server, free_port, wait_until
+from harness import MODEL, PLAIN, MakeServer, Server, free_port, wait_until
+from traffic import wait_for_stats
 
 LONG = {"model": MODEL, "prompt": "Once", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
 
 
-@pytest.fixture(scope="module")
-def server(make_server: MakeServer) -> Server:
-    return make_server()
+uses_server = pytest.mark.server(*PLAIN)
 
 
+@uses_server
 def test_status_tells_what_is_served(server: Server) -> None:
+    wait_for_stats(server)
     done = server.run("brosd", "status", "--json")
     assert done.returncode == 0, done.stderr
     stats = json.loads(done.stdout)
@@ -30,12 +31,14 @@ def test_status_tells_what_is_served(server: Server) -> None:
     assert MODEL in server.run("brosd", "status").stdout
 
 
+@uses_server
 def test_a_second_daemon_is_refused(server: Server) -> None:
     done = server.start()
     assert done.returncode == 1
     assert f"process {server.pid()}" in done.stderr
 
 
+@uses_server
 def test_a_taken_port_is_named(server: Server, make_server: MakeServer) -> None:
     other = make_server(start=False)
     other.port = server.port
@@ -106,6 +109,7 @@ def test_foreground_ends_on_ctrl_c(make_server: MakeServer) -> None:
     assert "event=stopped" in log
 
 
+@uses_server
 def test_check_config_prints_what_start_would_use(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text(f"[server]\nport = {free_port()}\n[kv]\nblock_size = 32\n")

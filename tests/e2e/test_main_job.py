@@ -105,8 +105,7 @@ def test_a_batch_outlives_its_client_and_its_tokenizer(server: Server, tmp_path:
     assert set(results(output)) == {f"n-{index}" for index in range(80)}
 
 
-def test_batch_jobs_go_on_after_a_restart(make_server: MakeServer, tmp_path: Path) -> None:
-    server = make_server()
+def test_batch_jobs_go_on_after_a_restart(server: Server, tmp_path: Path) -> None:
     batch, output = tmp_path / "batch.jsonl", tmp_path / "out.jsonl"
     batch.write_text("\n".join(line(index) for index in range(80)))
     job = server.run("bros", "submit", "--detach", str(batch)).stdout.strip()

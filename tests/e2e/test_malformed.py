@@ -7,7 +7,9 @@ import json
 import httpx
 import pytest
 
-from harness import MODEL, MakeServer, Server
+from harness import MODEL, PLAIN, Server
+
+pytestmark = pytest.mark.server(*PLAIN)
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
 TEXT = {"model": MODEL, "prompt": "Hi", "max_tokens": 4}
@@ -107,11 +109,6 @@ def cases() -> list[tuple[str, bytes, str]]:
             found += [(url, with_field(body, name, value), name) for value in values]
         found += [(url, data, "body") for data in BROKEN]
     return found
-
-
-@pytest.fixture(scope="module")
-def server(make_server: MakeServer) -> Server:
-    return make_server("server.max_body_bytes=1048576")
 
 
 def assert_error(response: httpx.Response, field: str) -> None:

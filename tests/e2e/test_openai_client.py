@@ -8,15 +8,12 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
-from harness import MODEL, MakeServer, Server
+from harness import MODEL, PLAIN, Server
+
+pytestmark = pytest.mark.server(*PLAIN)
 
 
-@pytest.fixture(scope="module")
-def server(make_server: MakeServer) -> Server:
-    return make_server()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 

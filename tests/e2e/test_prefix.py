@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from harness import MakeServer
+import pytest
+
+from harness import PLAIN, MakeServer, Server
 from traffic import complete, prompts, wait_for_stats
 
 BLOCK = 16
@@ -12,17 +14,20 @@ NUM_LINES, INSTRUCTION = 64, 500
 POOL, SYSTEM = 64, 200
 
 
-def test_an_instruction_is_computed_once(make_server: MakeServer) -> None:
-    server = make_server()
+@pytest.mark.server(*PLAIN)
+def test_an_instruction_is_computed_once(server: Server) -> None:
+    before = wait_for_stats(server)
     (instruction,) = prompts(1, 1, INSTRUCTION)
     lines = [instruction + question for question in prompts(2, NUM_LINES, 12)]
     with ThreadPoolExecutor(NUM_LINES) as pool:
         list(pool.map(lambda line: complete(server, line, 2, "flex"), lines))
-    found = wait_for_stats(server)
-    assert found["bros_prefix_asked_tokens_total", "be"] == sum(len(line) for line in lines)
-    cached = INSTRUCTION // BLOCK * BLOCK
-    assert found["bros_prefix_hit_tokens_total", "be"] == (NUM_LINES - 1) * cached
-    assert server.stop().returncode == 0
+    after = wait_for_stats(server)
+    asked, hit = (
+        after[name, "be"] - before[name, "be"]
+        for name in ("bros_prefix_asked_tokens_total", "bros_prefix_hit_tokens_total")
+    )
+    assert asked == sum(len(line) for line in lines)
+    assert hit == (NUM_LINES - 1) * (INSTRUCTION // BLOCK * BLOCK)
 
 
 def test_best_effort_never_pushes_out_a_system_prompt(make_server: MakeServer) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +21,20 @@ MODEL = "smollm2-135m-instruct"
 START_TIMEOUT_S = 240.0
 # Exact, and three times slower than bfloat16: with objectives that it can meet.
 FLOAT32 = ("model.dtype=float32", "slo.ttft_s=5", "slo.tpot_s=0.4")
+# The shared server of all tests that do with the defaults; one of them tries this limit.
+PLAIN = ("server.max_body_bytes=1048576",)
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, below those that the kernel gives to outgoing connections.
+
+    Between this answer and its use nobody else takes it, unless two test runs draw the same one.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 Done = subprocess.CompletedProcess[str]

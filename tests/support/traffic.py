@@ -9,6 +9,8 @@ import httpx
 from bros.cli.bench.servers import Metrics, metrics_of
 from harness import MODEL, Server, wait_until
 
+UPTIME = "bros_uptime_seconds", ""
+
 
 def prompts(seed: int, count: int, length: int) -> list[list[int]]:
     rng = random.Random(seed)
@@ -42,6 +44,13 @@ def nothing_is_held(found: Metrics) -> bool:
 
 
 def wait_for_stats(server: Server) -> Metrics:
-    """Metrics of a server that has nothing to do; fails if it keeps a block or a copy."""
-    wait_until(lambda: nothing_is_held(metrics(server)), timeout_s=10.0)
-    return metrics(server)
+    """Metrics, newer than the call, of a server that has nothing to do and keeps no block."""
+    known = [metrics(server)]
+    began = known[0][UPTIME]
+
+    def settled() -> bool:
+        known.append(metrics(server))
+        return known[-1][UPTIME] > began and nothing_is_held(known[-1])
+
+    wait_until(settled, timeout_s=10.0)
+    return known[-1]

@@ -50,10 +50,10 @@ check: dev ## formatting, lint, types, and the links of the documentation
 	$(MKDOCS)
 
 test: check ## check, then all tests: what CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-fast: dev ## the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 docs: dev ## the documentation as a web site, in build/site
 	$(MKDOCS)

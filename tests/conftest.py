@@ -10,18 +10,22 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from bros.workers.version import compiled_folder
 from harness import MODEL, MakeServer, Server
-from servers import Servers, end, put_in_order, shared_settings
+from servers import Servers, end, put_in_order, share_server, shared_settings
 
 _USER = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 CACHE = Path(os.environ.get("BROS_TEST_CACHE", _USER / "bros"))
 
 SERVERS = pytest.StashKey[Servers]()
+
+# Two processes of tests have as many threads as cores each: those that wait must not spin long.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # Kernels that the tests compile serve their servers as well. Numba reads it when it is imported.
 os.environ["NUMBA_CACHE_DIR"] = str(compiled_folder(CACHE))
@@ -67,9 +71,8 @@ def servers(cache_dir: Path, model_dir: Path, request: pytest.FixtureRequest) ->
 @pytest.fixture
 def server(servers: Servers, request: pytest.FixtureRequest) -> Server:
     """The server that all tests with the same mark `server(SETTINGS)` share."""
-    settings = shared_settings(request.node)
-    assert settings is not None, "mark the test: @pytest.mark.server(SETTINGS)"
-    return servers.share(*settings)
+    assert hasattr(request, "param"), "mark the test: @pytest.mark.server(SETTINGS)"
+    return servers.share(*request.param)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,19 @@ def make_server(servers: Servers) -> Iterator[MakeServer]:
         end(server)
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    share_server(metafunc)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`pytest -n` asks for it; without pytest-xdist all runs in one process."""
+    from scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     put_in_order(items)
 

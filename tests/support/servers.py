@@ -7,10 +7,13 @@ one after another, in one process, and the server ends after the last of them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -21,30 +24,39 @@ from harness import Server, wait_until
 Settings = tuple[str, ...]
 
 
+def share_server(metafunc: pytest.Metafunc) -> None:
+    """Write the settings of a shared server into the test's name, which is all a scheduler sees."""
+    mark = metafunc.definition.get_closest_marker("server")
+    if mark and "server" in metafunc.fixturenames:
+        name = f"server({' '.join(mark.args)})"
+        metafunc.parametrize("server", [mark.args], indirect=True, ids=[name])
+
+
 def shared_settings(item: pytest.Item | None) -> Settings | None:
     """The settings of the server that the test shares; None if it shares none."""
-    mark = item.get_closest_marker("server") if item else None
-    return tuple(mark.args) if mark else None
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return None
+    settings = item.callspec.params.get("server")
+    return settings if isinstance(settings, tuple) else None
 
 
-def group_of(item: pytest.Item) -> str:
+def group_of(nodeid: str) -> str:
     """Name the tests that run in one process, one after another: those of a server, or a file."""
-    settings = shared_settings(item)
-    if settings is None:
-        return f"{item.path.parent.name}-{item.path.stem}"
-    return "-".join(("server", *settings))
+    shared = re.search(r"server\(.*?\)", nodeid)
+    return shared[0] if shared else nodeid.partition("::")[0]
 
 
 def put_in_order(items: list[pytest.Item]) -> None:
     """Keep groups together, and start with those that take long: short ones fill up the end."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        name = group_of(item)
-        item.add_marker(pytest.mark.xdist_group(name))
-        groups.setdefault(name, []).append(item)
-    quick = [not any(item.get_closest_marker("slow") for item in g) for g in groups.values()]
-    ordered = sorted(zip(quick, groups.values(), strict=True), key=lambda pair: pair[0])
-    items[:] = [item for _, group in ordered for item in group]
+        groups.setdefault(group_of(item.nodeid), []).append(item)
+
+    def is_quick(group: list[pytest.Item]) -> bool:
+        return not any(item.get_closest_marker("slow") for item in group)
+
+    ordered = sorted(groups.values(), key=is_quick)
+    items[:] = chain.from_iterable(ordered)
 
 
 class Servers:
@@ -83,8 +95,12 @@ class Servers:
         for server in self._made:
             end(server)
         for server in self._made:
-            wait_until(lambda server=server: running_pid(server.runtime) is None)
+            wait_until(partial(has_ended, server))
             shutil.rmtree(server.folder)
+
+
+def has_ended(server: Server) -> bool:
+    return running_pid(server.runtime) is None
 
 
 def end(server: Server) -> None:

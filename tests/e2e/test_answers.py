@@ -172,6 +172,7 @@ def test_an_answer_in_json(client: openai.OpenAI, model: str) -> None:
     assert (free.choices[0].message.content or "").startswith("{")
 
 
+@pytest.mark.slow
 def test_a_grammar_outlives_a_killed_worker(server: Server, model: str) -> None:
     """Its state comes back with the tokens that are known."""
     shape = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 30, "maxItems": 30}

@@ -15,6 +15,8 @@ import pytest
 from bros.brosd.locks import respawner_pid, running_pid
 from harness import FLOAT32, MODEL, MakeServer, Server, wait_until
 
+pytestmark = pytest.mark.slow
+
 NUM_STREAMS = 16
 
 

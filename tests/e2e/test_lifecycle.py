@@ -65,6 +65,7 @@ def test_a_start_that_fails_says_why(make_server: MakeServer, setting: str, word
     assert server.run("brosd", "status").returncode == 3
 
 
+@pytest.mark.slow
 def test_stop_waits_for_answers_and_leaves_nothing(make_server: MakeServer) -> None:
     server = make_server()
     processes = [
@@ -82,6 +83,7 @@ def test_stop_waits_for_answers_and_leaves_nothing(make_server: MakeServer) -> N
     assert "not running" in server.stop().stdout
 
 
+@pytest.mark.slow
 def test_stop_now_does_not_wait(make_server: MakeServer) -> None:
     server = make_server()
     with ThreadPoolExecutor() as pool:
@@ -96,6 +98,7 @@ def running_requests(server: Server) -> int:
     return int(json.loads(server.run("brosd", "status", "--json").stdout)["rt"]["running"])
 
 
+@pytest.mark.slow
 def test_foreground_ends_on_ctrl_c(make_server: MakeServer) -> None:
     server = make_server(start=False)
     process = subprocess.Popen(

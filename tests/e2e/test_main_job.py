@@ -14,6 +14,8 @@ import pytest
 from harness import MODEL, MakeServer, Server, wait_until
 from traffic import metrics
 
+pytestmark = pytest.mark.slow
+
 NUM_LINES = 240  # so many that chat and dashboard come and go meanwhile
 
 

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from harness import FLOAT32, MODEL, MakeServer
 
+pytestmark = pytest.mark.slow
+
 MAX_TOKENS = 12
 LENGTHS = [1, 2, 3, 5, 8, 13, 15, 16, 17, 31, 32, 33, 40, 48, 64, 65, 80, 100, 127, 128]
 LENGTHS += [129, 160, 200, 255, 256, 257, 300, 400, 512, 700, 1000, 1500]

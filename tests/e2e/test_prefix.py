@@ -30,6 +30,7 @@ def test_an_instruction_is_computed_once(server: Server) -> None:
     assert hit == (NUM_LINES - 1) * (INSTRUCTION // BLOCK * BLOCK)
 
 
+@pytest.mark.slow
 def test_best_effort_never_pushes_out_a_system_prompt(make_server: MakeServer) -> None:
     server = make_server(f"kv.num_blocks={POOL}", "model.max_len=512")
     (system,) = prompts(3, 1, SYSTEM)

@@ -11,6 +11,8 @@ import pytest
 from harness import FLOAT32, MakeServer, Server
 from traffic import complete, prompts, wait_for_stats
 
+pytestmark = pytest.mark.slow
+
 NUM_BE, BE_TOKENS, BE_OUTPUT = 64, 72, 16
 NUM_RT, RT_TOKENS, RT_OUTPUT = 20, 60, 16
 RT_PER_S = 1.0

@@ -16,6 +16,8 @@ import pytest
 
 from harness import MODEL, MakeServer, Server, wait_until
 
+pytestmark = pytest.mark.slow
+
 WATCHDOG_S = 2.0
 
 

@@ -61,6 +61,7 @@ def value(of: AnyValue) -> object:
     return getattr(of, of.WhichOneof("value") or "string_value")
 
 
+@pytest.mark.slow
 def test_each_request_is_a_span_below_its_clients(
     make_server: MakeServer, collector: Collector
 ) -> None:

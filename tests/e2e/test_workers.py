@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 from harness import MakeServer, Server, wait_until
 from traffic import complete
 
+pytestmark = pytest.mark.slow
+
 MAX_TOKENS = 48
 PRIORITY = "scheduler.policy=priority"  # which has all run at once, however slow the machine
 LENGTHS = [1, 5, 16, 17, 33, 60, 90, 130]

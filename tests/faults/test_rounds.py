@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 import httpx
 import openai
+import pytest
 
 from bros.brosd.locks import running_pid
 from bros.brosd.tokenizer.jobs.sqlite.database import open_database
@@ -152,6 +153,7 @@ def harm(server: Server, victim: str, number: int) -> float:
     return time.monotonic() - began_s
 
 
+@pytest.mark.slow
 def test_rounds_of_kills(make_server: MakeServer) -> None:
     server = make_server(*FLOAT32, "supervisor.hang_timeout_s=15")
     undisturbed = submit(server)

@@ -24,29 +24,29 @@ CACHE = Path(os.environ.get("BROS_TEST_CACHE", _USER / "bros"))
 
 SERVERS = pytest.StashKey[Servers]()
 
-# Two processes of tests have as many threads as cores each: those that wait must not spin long.
+# `pytest -n 2` has more threads than cores: threads that wait at a barrier must not spin for long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-# Kernels that the tests compile serve their servers as well. Numba reads it when it is imported.
+# Tests and servers share compiled kernels. Numba reads this when it is imported.
 os.environ["NUMBA_CACHE_DIR"] = str(compiled_folder(CACHE))
 
 # A shell's background job starts with Ctrl-C ignored, and so would every process of the tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Without a device, Triton's kernels are interpreted; it is decided where they are defined.
+# Without a device, Triton interprets its kernels. It reads this when they are defined.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")
 def cache_dir() -> Path:
-    """Where models and compiled kernels are kept between runs."""
+    """Return the folder that keeps models and compiled kernels between runs."""
     return CACHE
 
 
 @pytest.fixture(scope="session")
 def model_dir(cache_dir: Path) -> Path:
-    """The default model as a local Hugging Face folder."""
+    """Return the default model as a local Hugging Face folder."""
     command = [sys.executable, "-m", "bros.workers.models.fetch", MODEL, str(cache_dir)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Path(done.stdout.strip())
@@ -54,7 +54,7 @@ def model_dir(cache_dir: Path) -> Path:
 
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
-    """A scratch folder whose path leaves room for socket names."""
+    """Return a scratch folder whose path is short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="bros-"))
     yield folder
     shutil.rmtree(folder)
@@ -62,7 +62,7 @@ def short_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def servers(cache_dir: Path, model_dir: Path, request: pytest.FixtureRequest) -> Iterator[Servers]:
-    """All servers of this process."""
+    """Return all servers of this process."""
     request.session.stash[SERVERS] = servers = Servers(cache_dir)
     yield servers
     servers.close()
@@ -70,14 +70,14 @@ def servers(cache_dir: Path, model_dir: Path, request: pytest.FixtureRequest) ->
 
 @pytest.fixture
 def server(servers: Servers, request: pytest.FixtureRequest) -> Server:
-    """The server that all tests with the same mark `server(SETTINGS)` share."""
+    """Return the server that all tests with the same mark `server(SETTINGS)` share."""
     assert hasattr(request, "param"), "mark the test: @pytest.mark.server(SETTINGS)"
     return servers.share(*request.param)
 
 
 @pytest.fixture(scope="module")
 def make_server(servers: Servers) -> Iterator[MakeServer]:
-    """Makes servers that are the test's own; they end when the module's tests are done."""
+    """Return a maker of servers that nobody shares; they end after the module's tests."""
     made: list[Server] = []
 
     def make(*settings: str, start: bool = True) -> Server:
@@ -95,7 +95,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """`pytest -n` asks for it; without pytest-xdist all runs in one process."""
+    """Return the scheduler of `pytest -n`."""
     from scheduling import GroupScheduling
 
     return GroupScheduling(config, log)

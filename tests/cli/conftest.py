@@ -62,7 +62,7 @@ def bros(
 
 @pytest.fixture
 def terminal(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """Run `bros ARGUMENTS` on a terminal of a size; more of the environment as keywords."""
+    """Run `bros ARGUMENTS` on a terminal; keywords go into its environment."""
     opened: list[Terminal] = []
 
     def open_(*arguments: str, size: tuple[int, int] = (80, 24), **extra: str) -> Terminal:

@@ -1,4 +1,4 @@
-"""What answers can be: choices, log probabilities, JSON, calls, through the client of OpenAI."""
+"""Choices, log probabilities, JSON and tool calls, through the client of OpenAI."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness import FLOAT32, MakeServer, Server, wait_until
 QUESTION: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "What is the capital of France?"}
 ]
-# The default model's template has no tools; this one writes them, calls and results as Qwen does.
+# The default model's template has no tools; this one writes tools, calls and results as Qwen does.
 TEMPLATE = """{%- for m in messages %}<|im_start|>{{ m.role }}
 {{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>
 {{ c.function | tojson }}
@@ -64,7 +64,7 @@ WEATHER: ChatCompletionToolParam = {
 
 @pytest.fixture(scope="module")
 def folder(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The default model with a template that has tools."""
+    """Return the default model with a template that has tools."""
     folder = tmp_path_factory.mktemp("model") / "tools"
     shutil.copytree(model_dir, folder, copy_function=os.link)
     (folder / "chat_template.jinja").unlink()
@@ -174,7 +174,7 @@ def test_an_answer_in_json(client: openai.OpenAI, model: str) -> None:
 
 @pytest.mark.slow
 def test_a_grammar_outlives_a_killed_worker(server: Server, model: str) -> None:
-    """Its state comes back with the tokens that are known."""
+    """The next worker restores the grammar's state from the tokens so far."""
     shape = {"type": "array", "items": {"enum": [1, 2]}, "minItems": 30, "maxItems": 30}
     body = {
         "model": model,

@@ -34,7 +34,7 @@ def body(index: int) -> dict[str, object]:
 
 
 def stream(url: str, index: int, after_first: Barrier | None = None) -> str:
-    """The whole text of one streamed completion; meets the others after its first piece."""
+    """Return the whole text of a streamed completion; wait for the others after its first piece."""
     pieces = []
     with httpx.stream("POST", f"{url}/v1/completions", json=body(index), timeout=120.0) as answer:
         for line in answer.iter_lines():
@@ -59,7 +59,7 @@ def test_streams_outlive_a_killed_worker(server: Server) -> None:
         undisturbed = list(pool.map(stream, [server.url] * NUM_STREAMS, range(NUM_STREAMS)))
         assert all(undisturbed)
         texts = [pool.submit(stream, server.url, index, everyone) for index in range(NUM_STREAMS)]
-        everyone.wait(timeout=60.0)  # each stream has text, none is near its end
+        everyone.wait(timeout=60.0)  # each stream has text, and none is near its end
         os.kill(server.child("bros.workers"), signal.SIGKILL)
         assert [text.result() for text in texts] == undisturbed
 
@@ -93,7 +93,7 @@ def test_a_killed_daemon_leaves_no_orphan_and_no_table(impatient: Server) -> Non
     wait_until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), 10.0)
     assert not list(server.runtime.glob("table-*"))
     assert server.run("brosd", "status").returncode == 3
-    assert server.start().returncode == 0  # over what was left: stale lock files, dead sockets
+    assert server.start().returncode == 0  # despite a stale lock file and dead sockets
     assert server.healthy()
 
 

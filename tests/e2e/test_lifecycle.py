@@ -1,4 +1,4 @@
-"""`brosd start`, `stop`, `status`, `check-config`: what an operator sees, also when it fails."""
+"""What an operator sees of `brosd start`, `stop`, `status` and `check-config`, also of failures."""
 
 from __future__ import annotations
 

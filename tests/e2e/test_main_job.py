@@ -16,7 +16,7 @@ from traffic import metrics
 
 pytestmark = pytest.mark.slow
 
-NUM_LINES = 240  # so many that chat and dashboard come and go meanwhile
+NUM_LINES = 240  # enough for chat and dashboard to come and go meanwhile
 
 
 @pytest.fixture(scope="module")

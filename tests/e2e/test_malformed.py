@@ -15,7 +15,7 @@ CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_to
 TEXT = {"model": MODEL, "prompt": "Hi", "max_tokens": 4}
 BODIES = {"/v1/chat/completions": CHAT, "/v1/completions": TEXT}
 
-# Per field of both bodies: JSON values that it must not take.
+# For each field of both bodies, JSON values that it must refuse.
 WRONG: dict[str, list[str]] = {
     "model": ["null", "3", "[]", '"nobody/knows-it"', '""'],
     "max_tokens": ["-1", "0", '"4"', "1.5", "[]", "1e400", str(10**30), "100000000"],
@@ -96,13 +96,13 @@ BROKEN = [
 
 
 def with_field(body: dict[str, object], name: str, value: str) -> bytes:
-    """The body's JSON with one field replaced by a piece of raw JSON."""
+    """Return the body's JSON with one field replaced by raw JSON."""
     fields = {**{key: json.dumps(v) for key, v in body.items()}, name: value}
     return ("{" + ", ".join(f'"{key}": {v}' for key, v in fields.items()) + "}").encode()
 
 
 def cases() -> list[tuple[str, bytes, str]]:
-    """URL, body, and the field that the error must name."""
+    """Return URLs, bodies, and the fields that the errors must name."""
     found = []
     for url, body in BODIES.items():
         for name, values in {**WRONG, **WRONG_OF[url]}.items():

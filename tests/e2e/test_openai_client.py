@@ -18,7 +18,7 @@ def client(server: Server) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
-# Whatever the rounding, each token of the answer is likelier than all others by one nat or more.
+# Each token of its answer leads by a nat or more, so no CPU's rounding changes the answer.
 QUESTION: list[ChatCompletionMessageParam] = [
     {"role": "user", "content": "Name the capital of France."}
 ]

@@ -22,14 +22,14 @@ LENGTHS += [129, 160, 200, 255, 256, 257, 300, 400, 512, 700, 1000, 1500]
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    """32 prompts of 1 to 1,500 token ids, the same in every run."""
+    """Return 32 prompts of 1 to 1,500 token ids, the same in every run."""
     rng = random.Random(2504)
     return [[rng.randrange(100, 49000) for _ in range(length)] for length in LENGTHS]
 
 
 @pytest.fixture(scope="module")
 def expected(prompts: list[list[int]], model_dir: Path) -> list[list[int]]:
-    """What transformers generates for each prompt alone."""
+    """Return what transformers generates for each prompt alone."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     outputs = []
     with torch.inference_mode():

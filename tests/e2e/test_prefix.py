@@ -1,4 +1,4 @@
-"""What one request computed, others with the same prefix read, in both classes."""
+"""Requests of both classes read what another request with the same prefix has computed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A KV pool of a tenth of the demand: RT does not wait for BE's memory, and no text changes."""
+"""With a tenth of the KV blocks in demand, RT does not wait for BE's memory; no text changes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ pytestmark = pytest.mark.slow
 NUM_BE, BE_TOKENS, BE_OUTPUT = 64, 72, 16
 NUM_RT, RT_TOKENS, RT_OUTPUT = 20, 60, 16
 RT_PER_S = 1.0
-MAX_RT = 5  # so few at a time that RT alone does not fill the pool of a tenth on a slow machine
+MAX_RT = 5  # at a time: RT alone must not fill a tenth of the pool, however slow the machine is
 BLOCK = 16
 DEMAND = NUM_BE * -(-(BE_TOKENS + BE_OUTPUT) // BLOCK)
 
 
 def best_effort(server: Server, pool: ThreadPoolExecutor, count: int = NUM_BE) -> list[list[int]]:
-    """The first BE requests, all at once; waits for them."""
+    """Send the first `count` BE requests all at once, and return their outputs."""
     be = prompts(1, NUM_BE, BE_TOKENS)[:count]
     return list(pool.map(lambda prompt: complete(server, prompt, BE_OUTPUT, "flex"), be))
 
 
 def real_time(server: Server, count: int = NUM_RT, per_s: float = RT_PER_S) -> list[list[int]]:
-    """The first RT requests, as a Poisson process; waits for them."""
+    """Send the first `count` RT requests as a Poisson process, and return their outputs."""
     rng = random.Random(2)
     futures = []
     with ThreadPoolExecutor(MAX_RT) as pool:
@@ -40,7 +40,7 @@ def real_time(server: Server, count: int = NUM_RT, per_s: float = RT_PER_S) -> l
 
 @pytest.fixture(scope="module")
 def uncontended(make_server: MakeServer) -> tuple[list[list[int]], list[list[int]]]:
-    """Outputs of both classes with a pool that holds everything, one class after the other."""
+    """Return outputs of both classes, one after the other, from a pool that holds everything."""
     server = make_server(*FLOAT32, "kv.prefix_cache=false")
     with ThreadPoolExecutor(NUM_BE) as pool:
         outputs = best_effort(server, pool), real_time(server, per_s=20.0)

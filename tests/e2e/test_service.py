@@ -1,4 +1,4 @@
-"""The daemon as systemd runs it, with a real notify socket, at an address that others can reach."""
+"""The daemon as systemd runs it: with a notify socket, and at an address others can reach."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WATCHDOG_S = 2.0
 
 @dataclass
 class Manager:
-    """What systemd is to a service: its notify socket, its watchdog's patience."""
+    """Plays systemd: has the notify socket, and knows the service."""
 
     server: Server
     inbox: socket.socket
@@ -31,7 +31,7 @@ class Manager:
     key: str
 
     def messages(self, timeout_s: float) -> list[str]:
-        """The assignments of the next message; none if there is none in time."""
+        """Return the assignments of the next message; none if no message comes in time."""
         self.inbox.settimeout(timeout_s)
         try:
             return self.inbox.recv(4096).decode().split("\n")

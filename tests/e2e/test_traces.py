@@ -25,7 +25,7 @@ QUESTION = {
 
 
 class Collector(ThreadingHTTPServer):
-    """Takes spans at any URL."""
+    """Collects the spans that are posted to any URL."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Collect)
@@ -44,7 +44,7 @@ class Collect(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def value(of: AnyValue) -> object:
 def test_each_request_is_a_span_below_its_clients(
     make_server: MakeServer, collector: Collector
 ) -> None:
-    """With its class, its tokens and its first one; also if its client leaves."""
+    """A span tells class, number of tokens and time of the first, even if the client leaves."""
     endpoint = f"http://127.0.0.1:{collector.server_port}/v1/traces"
     server = make_server(f"traces.endpoint={endpoint}")
     url = f"{server.url}/v1/chat/completions"

@@ -1,4 +1,4 @@
-"""Several workers, and workers of several processes: one dies, and no token changes."""
+"""One of several workers, or of the processes of one worker, dies; no token changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from traffic import complete
 pytestmark = pytest.mark.slow
 
 MAX_TOKENS = 48
-PRIORITY = "scheduler.policy=priority"  # which has all run at once, however slow the machine
+PRIORITY = "scheduler.policy=priority"  # which runs all at once, however slow the machine is
 LENGTHS = [1, 5, 16, 17, 33, 60, 90, 130]
 
 
@@ -32,7 +32,7 @@ def prompts() -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def expected(prompts: list[list[int]], model_dir: Path) -> list[list[int]]:
-    """What transformers says to each prompt, as often as each is asked."""
+    """Return what transformers generates for each prompt alone."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
     outputs = []
     for prompt in prompts:
@@ -50,7 +50,7 @@ def expected(prompts: list[list[int]], model_dir: Path) -> list[list[int]]:
 
 
 def workers(server: Server) -> list[dict[str, Any]]:
-    """What `brosd status` tells of each worker."""
+    """Return what `brosd status` tells of each worker."""
     stats = json.loads(server.run("brosd", "status", "--json").stdout)
     found: list[dict[str, Any]] = stats["workers"]
     return found
@@ -59,7 +59,7 @@ def workers(server: Server) -> list[dict[str, Any]]:
 def ask_all(
     server: Server, prompts: list[list[int]], max_tokens: int, pool: ThreadPoolExecutor
 ) -> Any:
-    """Each prompt once in each class, all at once; an iterator of the outputs."""
+    """Send each prompt once in each class, all at once; return an iterator of the outputs."""
     servers, lengths = [server] * 2 * len(prompts), [max_tokens] * 2 * len(prompts)
     tiers = ["default"] * len(prompts) + ["flex"] * len(prompts)
     return pool.map(complete, servers, prompts * 2, lengths, tiers)
@@ -68,7 +68,7 @@ def ask_all(
 def kill_one_while_all_run(
     server: Server, prompts: list[list[int]], expected: list[list[int]], victim: int
 ) -> None:
-    """No token changes, and in the end all workers serve again and have nothing left."""
+    """Check that no token changes, and that all workers end up ready with nothing left to do."""
     max_tokens = len(expected[0])
     with ThreadPoolExecutor(2 * len(prompts)) as pool:
         outputs = ask_all(server, prompts, max_tokens, pool)
@@ -84,7 +84,7 @@ def kill_one_while_all_run(
 def test_two_workers_and_one_is_killed(
     prompts: list[list[int]], expected: list[list[int]], make_server: MakeServer
 ) -> None:
-    """Both have requests; those of the killed one go on at the other."""
+    """Both have requests; the requests of the killed worker go on at the other."""
     server = make_server("model.dtype=float32", "worker.count=2", PRIORITY)
     kill_one_while_all_run(server, prompts, expected, server.child("bros.workers"))
 

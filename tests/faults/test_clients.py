@@ -1,4 +1,4 @@
-"""Clients that are slow, vanish, or send garbage: nobody else notices, and nothing is left."""
+"""Clients that are slow, vanish or send garbage harm nobody, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def num_descriptors(daemon: Daemon) -> int:
 
 @pytest.fixture
 def nothing_left(daemon: Daemon) -> Iterator[None]:
-    """The process has no more descriptors than before, and still answers."""
+    """Check that the process has no more descriptors than before, and still answers."""
     daemon.health()
     before = num_descriptors(daemon)
     yield
@@ -132,7 +132,7 @@ FRAMES = st.one_of(
 
 @pytest.mark.usefixtures("nothing_left")
 def test_garbage_frames(daemon: Daemon) -> None:
-    """At the clients' socket and at the process's own; then both work as before."""
+    """Both the clients' socket and the process's own work as before."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
     edge = context.socket(zmq.DEALER)
     edge.connect(ipc(daemon.runtime / "client.sock"))

@@ -1,4 +1,4 @@
-"""A disk that fills up under a running tokenizer: a limit on its files' sizes, set from outside."""
+"""The disk fills up under a running tokenizer: the test limits the sizes of its files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def daemon(model_dir: Path) -> Iterator[Daemon]:
 
 
 def test_a_full_disk_loses_nothing(daemon: Daemon) -> None:
-    """Results wait for room, new work is refused with a reason, and then all goes on."""
+    """Results wait for room, and new work is refused with a reason, until there is room again."""
     pid = daemon.process.pid
     with Client(daemon.runtime) as client:
         client.put_job("accepted", [batch_line(index) for index in range(20)])

@@ -68,7 +68,7 @@ def submit(server: Server) -> str:
 
 
 def results(server: Server, batch: str) -> dict[str, str]:
-    """The texts by custom_id. Fails if a line has two results."""
+    """Return the texts by custom_id, and fail if a line has two results."""
     name = client_of(server).batches.retrieve(batch).output_file_id
     assert name is not None
     found: dict[str, str] = {}
@@ -87,7 +87,7 @@ def state(server: Server, batch: str) -> str:
 
 
 class Streams:
-    """Live streams, one after another in each thread; broken ones are forgotten."""
+    """Live streams, one after another in each thread; broken ones do not count."""
 
     def __init__(self, server: Server) -> None:
         self._url = f"{server.url}/v1/completions"
@@ -129,7 +129,7 @@ class Streams:
 
 
 def runs_anew(server: Server, module: str, before: int) -> bool:
-    """Whether the daemon has started another process for `module`."""
+    """Return whether the daemon has started another process for `module`."""
     try:
         return server.child(module) != before
     except (AssertionError, FileNotFoundError):
@@ -137,7 +137,7 @@ def runs_anew(server: Server, module: str, before: int) -> bool:
 
 
 def harm(server: Server, victim: str, number: int) -> float:
-    """Do something bad to a process; how long until all is ready again."""
+    """Send a signal to a process, and return the seconds until all is ready again."""
     pid = server.pid() if victim == "brosd" else server.child(victim)
     began_s = time.monotonic()
     os.kill(pid, number)

@@ -1,4 +1,4 @@
-"""A peer at `client.sock` that speaks the wire's messages in the tokenizer process's place."""
+"""A stand-in for the tokenizer process: it listens at `client.sock` and speaks the protocol."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POLL_MS = 20
 
 
 def worker(index: int) -> wire.WorkerStats:
-    """A worker with blocks of every use."""
+    """Return a worker's state, with blocks of every use."""
     blocks = wire.BlockMap(
         free=300, cached=200, rt=250, be=150, saved=80, shared=20, cells="RRXBBSc..." * 30
     )
@@ -32,7 +32,7 @@ def worker(index: int) -> wire.WorkerStats:
 
 
 def stats(**changes: Any) -> wire.Stats:
-    """A ready daemon's state."""
+    """Return the state of a daemon that is ready."""
     known: dict[str, Any] = {
         "state": "ready",
         "model": "smollm2-135m-instruct",
@@ -62,7 +62,7 @@ def stats(**changes: Any) -> wire.Stats:
 
 
 def later(stats: wire.Stats) -> wire.Stats:
-    """What a busy daemon says a second later."""
+    """Return what a busy daemon reports a second later."""
     more = {"rt": 30, "be": 400}
     rows = {
         name: msgspec.structs.replace(row, output_tokens=row.output_tokens + more[name])
@@ -73,7 +73,7 @@ def later(stats: wire.Stats) -> wire.Stats:
 
 @dataclass
 class Job:
-    """A stored batch job; `released` of its lines have a result."""
+    """A stored batch job; the first `released` lines have a result."""
 
     lines: list[bytes] = field(default_factory=list)
     closed: bool = False
@@ -111,15 +111,15 @@ class Job:
 
 
 class FakeTokenizer:
-    """Answers like the tokenizer process; jobs outlive `restart`, streams do not."""
+    """Answers like the tokenizer process. Jobs outlive `stop` and `start`, streams do not."""
 
     def __init__(self, runtime: Path) -> None:
         self.runtime = runtime
         self.jobs: dict[str, Job] = {}
         self.lines_per_fetch = 10
-        self.hold_at = 10**9  # jobs get no results beyond so many
-        self.deaf = 0  # how many messages to overlook
-        self.busy = False  # whether each `StatusQuery` finds the daemon a second older
+        self.hold_at = 10**9  # a job gets at most so many results
+        self.deaf = 0  # so many messages get no answer
+        self.busy = False  # each `StatusQuery` finds the daemon a second older
         self.stats: wire.Stats | None = stats()
         self.seen: list[Any] = []
         self._news = threading.Condition()
@@ -127,7 +127,7 @@ class FakeTokenizer:
         self._thread: threading.Thread | None = None
 
     def add_job(self, name: str, total: int, done: int) -> None:
-        """A stored job with results of its first `done` lines, of which every fourth failed."""
+        """Store a job whose first `done` lines have results; every fourth line fails."""
         good, bad = b'{"url": "/v1/completions"}', b'{"url": "/nowhere"}'
         lines = [bad if index % 4 == 3 else good for index in range(total)]
         self.jobs[name] = Job(lines, closed=True, released=done)
@@ -140,14 +140,14 @@ class FakeTokenizer:
         assert bound.wait(DEADLINE_S)
 
     def stop(self) -> None:
-        """Die: the socket closes, streams are forgotten."""
+        """Close the socket and forget the streams, as a killed process does."""
         self._stopping.set()
         if self._thread:
             self._thread.join(DEADLINE_S)
         (self.runtime / "client.sock").unlink(missing_ok=True)
 
     def wait_for(self, kind: type, count: int = 1) -> Any:
-        """The latest message of a kind, once there were `count` of it."""
+        """Wait for `count` messages of a kind, and return the latest."""
 
         def found() -> list[Any]:
             return [message for message in self.seen if isinstance(message, kind)]
@@ -234,7 +234,7 @@ class FakeTokenizer:
         self._send(peer, wire.JobPage(rid=message.rid, status=status, results=results, next=until))
 
     def _ask(self, peer: bytes, ask: wire.OpenAIRequest) -> None:
-        """The last message chooses: `refuse`, `endless`, `hang` after a word, else an answer."""
+        """Answer as the last message says: `refuse`, `endless`, `hang` after a word, or in full."""
         question = msgspec.json.decode(ask.body)["messages"][-1]["content"]
         if "refuse" in question:
             error = {"message": "too long: 9 tokens", "code": "context_length_exceeded"}
@@ -261,7 +261,7 @@ def ending(num_tokens: int) -> list[bytes]:
 
 @contextmanager
 def lock(runtime: Path) -> Iterator[None]:
-    """Hold the folder as a daemon does."""
+    """Hold the lock of the folder, as a daemon does."""
     with (runtime / "brosd.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(str(os.getpid()))

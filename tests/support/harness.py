@@ -1,4 +1,4 @@
-"""A daemon for tests, driven as a user would: through its command line and its port."""
+"""A daemon for tests. They drive it as a user does: through its command line and its port."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from bros.brosd.locks import running_pid
 
 MODEL = "smollm2-135m-instruct"
 START_TIMEOUT_S = 240.0
-# Exact, and three times slower than bfloat16: with objectives that it can meet.
+# float32 is exact and three times slower than bfloat16; these are objectives that it can meet.
 FLOAT32 = ("model.dtype=float32", "slo.ttft_s=5", "slo.tpot_s=0.4")
-# The shared server of all tests that do with the defaults; one of them tries this limit.
+# The server that tests share if the defaults suit them; one of these tests tries the limit.
 PLAIN = ("server.max_body_bytes=1048576",)
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to outgoing connections.
+    """Return a port that nobody listens on.
 
-    Between this answer and its use nobody else takes it, unless two test runs draw the same one.
+    It lies below the ports that the kernel gives to connections, which could take it meanwhile.
     """
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
@@ -42,7 +42,7 @@ Done = subprocess.CompletedProcess[str]
 
 @dataclass
 class Server:
-    """A daemon in folders of its own, driven through its command line."""
+    """A daemon that has folders of its own and is driven through its command line."""
 
     folder: Path
     cache: Path
@@ -96,7 +96,7 @@ class Server:
         return pid
 
     def child(self, module: str) -> int:
-        """The process id of the daemon's child that runs `module`."""
+        """Return the process id of the daemon's child that runs `module`."""
         children = Path(f"/proc/{self.pid()}/task/{self.pid()}/children").read_text().split()
         for child in children:
             words = Path(f"/proc/{child}/cmdline").read_text().split("\0")

@@ -1,4 +1,4 @@
-"""Which tests run in one process of `pytest -n`."""
+"""How `pytest -n` deals tests to its processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from servers import group_of
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives a process whole groups, in the order that `put_in_order` has chosen."""
+    """Gives each process whole groups, in the order of `put_in_order`."""
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         config.option.loadscopereorder = False

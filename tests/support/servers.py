@@ -33,7 +33,7 @@ def share_server(metafunc: pytest.Metafunc) -> None:
 
 
 def shared_settings(item: pytest.Item | None) -> Settings | None:
-    """The settings of the server that the test shares; None if it shares none."""
+    """Return the settings of the server that the test shares; None if it shares none."""
     if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
         return None
     settings = item.callspec.params.get("server")
@@ -41,13 +41,13 @@ def shared_settings(item: pytest.Item | None) -> Settings | None:
 
 
 def group_of(nodeid: str) -> str:
-    """Name the tests that run in one process, one after another: those of a server, or a file."""
+    """Name the tests that run in one process: those of a shared server, or those of a file."""
     shared = re.search(r"server\(.*?\)", nodeid)
     return shared[0] if shared else nodeid.partition("::")[0]
 
 
 def put_in_order(items: list[pytest.Item]) -> None:
-    """Keep groups together, and start with those that take long: short ones fill up the end."""
+    """Keep groups together, and put those with slow tests first, so that none ends last."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         groups.setdefault(group_of(item.nodeid), []).append(item)
@@ -68,7 +68,7 @@ class Servers:
         self._made: list[Server] = []
 
     def make(self, *settings: str, start: bool = True) -> Server:
-        """A server that nobody else uses."""
+        """Return a server that nobody else uses."""
         server = Server(Path(tempfile.mkdtemp(prefix="bros-")), self._cache, list(settings))
         self._made.append(server)
         if start:
@@ -77,7 +77,7 @@ class Servers:
         return server
 
     def share(self, *settings: str) -> Server:
-        """The server of these settings; the first test that asks for it starts it."""
+        """Return the server of these settings; start it if there is none."""
         if settings not in self._shared:
             self._shared[settings] = self.make(*settings)
         return self._shared[settings]

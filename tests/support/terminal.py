@@ -1,4 +1,4 @@
-"""A program on a terminal of a given size: what was typed, and what a user would see."""
+"""A program on a terminal of a given size: type keys, and read what a user would see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLL_S = 0.2
 
 
 class _Screen(pyte.HistoryScreen):
-    """Answers what programs ask a terminal, as where its cursor is."""
+    """Answers what programs ask a terminal, such as where its cursor is."""
 
     def __init__(self, fd: int, columns: int, rows: int) -> None:
         super().__init__(columns, rows, history=2000, ratio=0.5)
@@ -63,12 +63,12 @@ class Terminal:
 
     @property
     def lines(self) -> list[str]:
-        """The screen, without blanks at the ends of lines."""
+        """Return the screen without the blanks at the ends of lines."""
         return [line.rstrip() for line in self._screen.display]
 
     @property
     def text(self) -> str:
-        """The screen as one string."""
+        """Return the screen as one string."""
         return "\n".join(self.lines)
 
     @property
@@ -76,28 +76,28 @@ class Terminal:
         return int(self._screen.columns)
 
     def cells(self, row: int) -> list[pyte.screens.Char]:
-        """The characters of a line, with their looks."""
+        """Return the characters of a line with their colours and styles."""
         return [self._screen.buffer[row][column] for column in range(self.columns)]
 
     @property
     def cursor(self) -> tuple[int, int]:
-        """Row and column."""
+        """Return row and column."""
         return self._screen.cursor.y, self._screen.cursor.x
 
     @property
     def scrolled(self) -> str:
-        """What has left the screen at its top, and the screen."""
+        """Return the lines that have left the screen at its top, and those on the screen."""
         top = self._screen.history.top
         lines = ["".join(line[x].data for x in range(self._screen.columns)) for line in top]
         return "\n".join([*(line.rstrip() for line in lines), *self.lines])
 
     def expect(self, pattern: str) -> str:
-        """Wait until the screen matches; the screen."""
+        """Wait until the screen matches, and return it."""
         found = re.compile(pattern, re.DOTALL | re.MULTILINE).search
         return self.expect_that(lambda: found(self.text) is not None, pattern)
 
     def expect_that(self, condition: Callable[[], bool], what: str = "what was waited for") -> str:
-        """Wait until the screen is as it should be; the screen."""
+        """Wait until the condition holds, and return the screen."""
         deadline_s = time.monotonic() + DEADLINE_S
         while not condition():
             left_s = deadline_s - time.monotonic()
@@ -106,7 +106,7 @@ class Terminal:
         return self.text
 
     def wait(self) -> int:
-        """The exit code, once the program has ended by itself."""
+        """Wait until the program ends by itself, and return its exit code."""
         deadline_s = time.monotonic() + DEADLINE_S
         while self.process.poll() is None:
             assert time.monotonic() < deadline_s, f"it does not end:\n{self.text}"
@@ -115,7 +115,7 @@ class Terminal:
         return self.process.wait()
 
     def update(self, timeout_s: float) -> None:
-        """Take what the program writes, if it does within the time."""
+        """Read what the program writes within the time."""
         if select.select([self._fd], [], [], timeout_s)[0]:
             try:
                 data = os.read(self._fd, 65536)

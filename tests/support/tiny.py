@@ -1,4 +1,4 @@
-"""Tiny checkpoints of real architectures, with random weights that say something."""
+"""Tiny checkpoints of real architectures, whose random weights do not just repeat a token."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def make_checkpoint(family: str, folder: Path, **changes: Any) -> Path:
-    """A folder with the family's smallest relative."""
+    """Write a tiny model of the family to the folder, and return the folder."""
     config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family], **changes})
     torch.manual_seed(hash_of(family))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -60,7 +60,7 @@ def hash_of(family: str) -> int:
 
 
 def generate(folder: Path, prompt: list[int], num_tokens: int) -> list[int]:
-    """The prompt and what transformers alone says to it, greedily."""
+    """Return the prompt and the tokens that transformers alone generates greedily after it."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.tensor([prompt])
     output = model.generate(

@@ -1,4 +1,4 @@
-"""Requests of both classes to a running server, and what it says of them afterwards."""
+"""Requests of both classes to a running server, and its metrics afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def complete(server: Server, prompt: list[int], max_tokens: int, tier: str) -> l
 
 
 def metrics(server: Server) -> Metrics:
-    """As `metrics_of`."""
+    """Return all samples of `/metrics`, by name and class."""
     return metrics_of(server.url)
 
 
@@ -44,7 +44,7 @@ def nothing_is_held(found: Metrics) -> bool:
 
 
 def wait_for_stats(server: Server) -> Metrics:
-    """Metrics, newer than the call, of a server that has nothing to do and keeps no block."""
+    """Wait until the server is idle and keeps no block; return metrics from after the call."""
     known = [metrics(server)]
     began = known[0][UPTIME]
 

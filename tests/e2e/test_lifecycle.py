@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from harness import MODEL, PLAIN, MakeServer, Server, free_port, wait_until
+from harness import MODEL, PLAIN, START_TIMEOUT_S, MakeServer, Server, free_port, wait_until
 from traffic import wait_for_stats
 
 LONG = {"model": MODEL, "prompt": "Once", "max_tokens": 60, "temperature": 0, "ignore_eos": True}
@@ -104,7 +104,7 @@ def test_foreground_ends_on_ctrl_c(make_server: MakeServer) -> None:
     process = subprocess.Popen(
         server.command("brosd", "start"), env=server.environ, stderr=subprocess.PIPE, text=True
     )
-    wait_until(server.healthy)
+    wait_until(server.healthy, START_TIMEOUT_S)
     process.send_signal(2)
     _, log = process.communicate(timeout=60.0)
     assert process.returncode == 0

@@ -115,7 +115,7 @@ class Server:
         return log.read_text() if log.exists() else ""
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     """Poll until the condition holds; fail if it does not in time."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():

@@ -31,7 +31,9 @@ def tokenizer(runtime: Path) -> Iterator[FakeTokenizer]:
 
 @pytest.fixture
 def environ(runtime: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("BROS_", "FORCE_COLOR"))}
+    # A size in the environment would count for more than the size of the test's terminal.
+    other = ("BROS_", "FORCE_COLOR", "COLUMNS", "LINES")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(other)}
     return {
         **kept,
         "BROS_RUNTIME_DIR": str(runtime),

@@ -213,7 +213,8 @@ def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any, size: Siz
     ask(screen, "hi")
     ready(screen)
     screen.type("/save talk\r")
-    screen.expect("saved as.*talk.json")
+    # A long path goes on in the next line.
+    screen.expect_that(lambda: re.search("saved as.*talk.json", "".join(screen.lines)) is not None)
     ask(screen, "/retry")
     assert [body(ask) for ask in asks(tokenizer)] == 2 * [
         {

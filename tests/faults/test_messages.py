@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import zmq
 
@@ -20,7 +21,7 @@ def status(server: Server) -> dict[str, object]:
 def test_nonsense_is_counted_and_ends_nothing(make_server: MakeServer) -> None:
     server = make_server()
     daemon = server.pid()
-    stranger = zmq.Context.instance().socket(zmq.PUSH)
+    stranger: Any = zmq.Context.instance().socket(zmq.PUSH)
     stranger.connect(ipc(daemon_socket(server.runtime)))
     stranger.send(b"\x91" * 100_000)  # arrays in arrays
     stranger.send(b"\x92\xa5abort\xa1\xff")  # text that is not UTF-8

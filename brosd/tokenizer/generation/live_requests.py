@@ -29,8 +29,8 @@ from bros.brosd.protocol.wire import (
     pack_ids,
     unpack_ids,
 )
+from bros.brosd.tokenizer.generation.caller import caller
 from bros.brosd.tokenizer.generation.detokenize import Decode, TextStream
-from bros.brosd.tokenizer.generation.traces import caller
 from bros.brosd.tokenizer.openai.errors import OpenAIError, shutting_down, starting
 from bros.kv import Klass
 

@@ -7,21 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bros.brosd.config import TracesConfig
-
-if TYPE_CHECKING:
-    from bros.brosd.tokenizer.generation.live_requests import LiveRequest
+from bros.brosd.tokenizer.generation.live_requests import LiveRequest
 
 log = logging.getLogger(__name__)
-
-CONTEXT_HEADERS = ("traceparent", "tracestate")
-
-caller: ContextVar[Mapping[str, str]] = ContextVar("caller", default={})  # noqa: B039
-"""The trace context that the current request came with; nobody changes it."""
 
 
 class TracesError(ValueError):
@@ -92,9 +83,3 @@ class Tracer:
 
     def _unix_ns(self, monotonic_s: float) -> int:
         return self._epoch_ns + int(monotonic_s * 1e9)
-
-
-def note_caller(headers: Mapping[str, str]) -> None:
-    """Remember the trace context of the HTTP request that this task answers."""
-    if found := {name: headers[name] for name in CONTEXT_HEADERS if name in headers}:
-        caller.set(found)

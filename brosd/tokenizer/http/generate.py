@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from bros.brosd.config import ServerConfig
-from bros.brosd.tokenizer.generation.traces import note_caller
+from bros.brosd.tokenizer.generation.caller import note_caller
 from bros.brosd.tokenizer.http.body import read_body
 from bros.brosd.tokenizer.http.endpoint import JSON, Endpoint
 from bros.brosd.tokenizer.http.event_stream import SSE, send_events

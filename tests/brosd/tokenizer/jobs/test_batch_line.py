@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import openai
 
 from fake_daemon import CHAT, TEXT, Daemon, batch_line
 from harness import wait_until
 
-URL = "/v1/chat/completions"
+URL: Final = "/v1/chat/completions"
 
 
 def line(name: str, body: str) -> bytes:

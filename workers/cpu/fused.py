@@ -31,7 +31,9 @@ def _add_norm(x: Any, stream: Any, weight: Any, eps: Any, out: Any, begin: Any, 
             out[i, d] = narrow(stream[i, d] * scale * load(weight[d]), out[i, d])
 
 
-@njit(cache=True, fastmath=True)
+# Without fast mathematics: which of two products is rounded before a difference of both, LLVM would
+# choose anew for each caller, and a token's bits would depend on how many others there are.
+@njit(cache=True)
 def _rotate(x: Any, cos: Any, sin: Any, begin: Any, end: Any) -> None:
     half = x.shape[2] // 2
     for i in range(begin, end):

@@ -35,15 +35,19 @@ def submit(
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Replaced; - for stdout. Default: FILE.results.jsonl."),
+        typer.Option(
+            "-o", "--output", help="Output file; - for stdout. Default: FILE.results.jsonl."
+        ),
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Print the job's name and go.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Print the job's name and return.")
+    ] = False,
     format_: Annotated[
-        str, typer.Option("--format", help="jsonl, csv, tsv or text; auto: by the file's name.")
+        str, typer.Option("--format", help="jsonl, csv, tsv or text; auto goes by the file's name.")
     ] = "auto",
     prompt_column: Annotated[str | None, typer.Option(help="CSV column of the prompt.")] = None,
     template: Annotated[
-        str | None, typer.Option(help="Prompt with {column} places; {prompt} for text.")
+        str | None, typer.Option(help="Prompt with a {column} in it; {prompt} for text.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="System message of each prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
@@ -53,7 +57,7 @@ def submit(
 ) -> None:
     """Run a batch: an OpenAI Batch file, or prompts from CSV or plain text.
 
-    Exit code 3: done, but some lines failed. Ctrl-C leaves the job running.
+    The exit code is 3 if some lines failed. Ctrl-C leaves the job running.
 
     Example: bros submit reviews.csv --template "Is this review good or bad? {text}"
     """
@@ -79,12 +83,12 @@ def watch(
     job: Job,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", help="Write all results there; - for stdout."),
+        typer.Option("-o", "--output", help="Write all results to this file; - for stdout."),
     ] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Follow a job to its end. Exit codes as for submit.
+    """Follow a job to its end. The exit codes are those of submit.
 
     Example: bros batch watch batch-20261124-091500-3fa9c1 -o results.jsonl
     """
@@ -105,7 +109,7 @@ def show(job: Job, json: Json = False, config: ConfigFile = None, set_: Override
 def results(
     job: Job,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="Write them there; default: stdout.")
+        str | None, typer.Option("-o", "--output", help="Write them to this file; default: stdout.")
     ] = None,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -121,7 +125,7 @@ def results(
 
 @batch.command()
 def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Stop a job. Results it has already stay.
+    """Stop a job. The results that it has already are kept.
 
     Example: bros batch cancel batch-20261124-091500-3fa9c1
     """
@@ -140,9 +144,9 @@ def chat(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of an answer.")] = None,
     model_: Annotated[
-        str | None, typer.Option("--model", help="Default: the model that is served.")
+        str | None, typer.Option("--model", help="Default: the model that the daemon serves.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="With --once or a pipe: JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON; for one question.")] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
@@ -159,7 +163,7 @@ def chat(
 
 @app.command()
 def status(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Show what the daemon does. Example: bros status --json"""
+    """Show what the daemon is doing. Example: bros status --json"""
     from bros.cli.render import show_status
 
     with target(config, set_).connect() as client:
@@ -171,7 +175,7 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one picture and exit.")] = False,
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between pictures.")] = 1.0,
     json: Annotated[
-        bool, typer.Option("--json", help="Print JSON: an object a line, or one with --once.")
+        bool, typer.Option("--json", help="Print JSON: one object per line, or one with --once.")
     ] = False,
     config: ConfigFile = None,
     set_: Overrides = None,
@@ -184,7 +188,7 @@ def top(
 
 @app.command()
 def doctor(json: Json = False, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Check installation, machine and daemon; exit code 1 if something is wrong.
+    """Check installation, machine and daemon. The exit code is 1 if something is wrong.
 
     Example: bros doctor
     """

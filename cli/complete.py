@@ -1,4 +1,4 @@
-"""Words for the shell to complete: names of jobs and models. Nothing here may fail or be slow."""
+"""Words that the shell completes: names of jobs and models. Nothing here may fail or be slow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bros.cli.target import Target
 
 
 def jobs(incomplete: str) -> list[str]:
-    """Names of batch jobs, if a daemon of the default folders runs."""
+    """Return the names of batch jobs, if a daemon runs in the default folders."""
     from bros.brosd.client.client import ClientError
 
     with suppress(ClientError, OSError, ValueError), Target().connect() as client:
@@ -18,7 +18,7 @@ def jobs(incomplete: str) -> list[str]:
 
 
 def models(incomplete: str) -> list[str]:
-    """Names of models on this machine."""
+    """Return the names of the models on this machine."""
     from bros.cli.model.store import local_models
 
     with suppress(InputError, OSError, ValueError):

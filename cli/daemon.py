@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-NOT_RUNNING = 3  # the exit code that `systemctl status` has for it
+NOT_RUNNING = 3  # the exit code of `systemctl status` for a unit that does not run
 
 
 @app.command()
@@ -59,7 +59,7 @@ def start(
 
 @app.command()
 def reload(config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Have the daemon read its configuration again. Example: brosd reload"""
+    """Make the daemon read its configuration again. Example: brosd reload"""
     from bros.brosd.lifecycle import reload as reload_daemon
 
     reload_daemon(target(config, set_).load())
@@ -73,7 +73,7 @@ def stop(
         bool, typer.Option("--now", help="Do not wait for requests that are being answered.")
     ] = False,
 ) -> None:
-    """Stop the daemon, after the answers it is giving. Batch jobs go on at the next start.
+    """Stop the daemon when its answers are finished. Batch jobs go on at the next start.
 
     Example: brosd stop --now
     """
@@ -89,7 +89,7 @@ def status(
     set_: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what the daemon does. Exit code 3 if it is not running.
+    """Show what the daemon is doing. The exit code is 3 if it is not running.
 
     Example: brosd status --json
     """
@@ -110,7 +110,7 @@ def check_config(
     set_: Overrides = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check the configuration and print every key's value, as --set would take it.
+    """Check the configuration and print each key with its value, in the form that --set takes.
 
     Example: brosd check-config --config bros.toml
     """
@@ -132,7 +132,7 @@ KeyName = Annotated[str, typer.Argument(help="Who uses it.")]
 
 @key.command("create")
 def create_key(name: KeyName, config: ConfigFile = None, set_: Overrides = None) -> None:
-    """Make an API key and print it: it is shown this once. Example: brosd key create laptop"""
+    """Make an API key and print it; it is shown only once. Example: brosd key create laptop"""
     from bros.brosd.lifecycle import keys_of
 
     typer.echo(keys_of(target(config, set_).load()).create(name))

@@ -1,4 +1,4 @@
-"""`bros doctor`: what may keep BROS from working here, each with what to do about it."""
+"""`bros doctor`: find what may keep BROS from working here, and say what to do about it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARKS = {"ok": "ok", "warning": "warning", "error": "ERROR"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: `level` is ok, warning or error."""
+    """The result of one check; `level` is ok, warning or error."""
 
     level: str
     subject: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def doctor(target: Target, *, json: bool) -> int:
-    """Look at everything; 1 if something is wrong."""
+    """Check everything and print it. Return 1 if something is wrong, else 0."""
     config = target.load()
     findings = [finding for check in CHECKS for finding in check(config)]
     findings += _daemon(target, config)
@@ -149,7 +149,7 @@ CHECKS: tuple[Callable[[Config], Iterator[Finding]], ...] = (
 
 
 def _daemon(target: Target, config: Config) -> list[Finding]:
-    """Whether a daemon runs, and if none does, whether it could have its port."""
+    """Check whether a daemon runs, and if none does, whether its port is free."""
     try:
         with target.connect() as client:
             stats = client.status()

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line on standard error and an exit code, never a traceback."""
+"""Errors that a user can correct: one line on standard error and an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ INTERRUPTED = 130
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the text says why and what would do."""
+    """The user's input cannot be used; the text says why, and what can be used instead."""
 
 
 def guarded(app: Callable[[], object]) -> int:
-    """Run a typer app; the exit code. Errors nobody expected keep their traceback."""
+    """Run a typer app and return the exit code. Unexpected errors keep their traceback."""
     try:
         app()
     except SystemExit as leaving:
@@ -49,7 +49,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def one_line(error: Exception) -> str:
-    """What went wrong, with the file if it was one."""
+    """Return what went wrong in one line, with the name of the file if there is one."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return printable(f"{where}{error.strerror}")

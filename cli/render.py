@@ -1,4 +1,4 @@
-"""How things look on a terminal: the daemon's state, jobs, durations."""
+"""What commands print: the daemon's state, jobs, durations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.table import Table
 from bros.brosd.client.client import Distribution, JobStatus, KvStats, Stats
 from bros.cli.slo import attainment, percentiles, recent_attainment
 
-PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read by a script
+PIPE_WIDTH = 200  # a pipe has no width, and a wrapped table is hard to read for a script
 
 
 def duration(seconds: float) -> str:
-    """`0:42`, `1:02:03`, `3d 4h`."""
+    """Return seconds as `0:42`, `1:02:03` or `3d 4h`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(value_s: float | None) -> str:
-    """`85 ms`, `31.4 ms`, `12.3 s`."""
+    """Return seconds as `85 ms`, `31.4 ms` or `12.3 s`."""
     if value_s is None:
         return "-"
     if value_s >= 10:
@@ -35,14 +35,14 @@ def milliseconds(value_s: float | None) -> str:
 
 
 def short(number: int) -> str:
-    """`9,999`, `12.3k`, `4.5M`."""
+    """Return a number as `9,999`, `12.3k` or `4.5M`."""
     if number < 10_000:
         return f"{number:,}"
     return f"{number / 1e3:.1f}k" if number < 1_000_000 else f"{number / 1e6:.1f}M"
 
 
 def size(num_bytes: float) -> str:
-    """`0 B`, `1.5 MiB`."""
+    """Return bytes as `0 B` or `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
             return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:,.1f} {unit}"
@@ -51,7 +51,7 @@ def size(num_bytes: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 line`, `2 lines`."""
+    """Return a number with its noun: `1 line`, `2 lines`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
@@ -70,7 +70,7 @@ CLASS_COLUMNS = (
 
 
 def show_status(stats: Stats | None, *, json: bool = False) -> None:
-    """Print the daemon's state; None is a daemon that has not said anything yet."""
+    """Print the daemon's state; `stats` is None if the daemon has not reported yet."""
     if json:
         print_json(None if stats is None else as_dict(stats))
     elif stats is None:
@@ -80,7 +80,7 @@ def show_status(stats: Stats | None, *, json: bool = False) -> None:
 
 
 def status_view(stats: Stats) -> RenderableType:
-    """The daemon's state: what it serves, and one row per class of requests."""
+    """Return the daemon's state: what it serves, and one row per class of requests."""
     head = Table.grid(padding=(0, 2))
     for name, value in _facts(stats):
         head.add_row(name, value)
@@ -149,7 +149,7 @@ def _checkpoints(kv: KvStats) -> str:
 
 
 def show_jobs(jobs: list[JobStatus], *, json: bool = False) -> None:
-    """Print batch jobs, one a row."""
+    """Print batch jobs, one per row."""
     if json:
         print_json([as_dict(job) for job in jobs])
     elif not jobs:
@@ -172,7 +172,7 @@ def _jobs_table(jobs: list[JobStatus]) -> Table:
 
 
 def print_view(view: RenderableType) -> None:
-    """Print it; in a pipe, wide."""
+    """Print a view, in `PIPE_WIDTH` columns if standard output is not a terminal."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
@@ -180,12 +180,12 @@ def print_view(view: RenderableType) -> None:
 
 
 def print_json(value: object) -> None:
-    """One value as JSON on standard output."""
+    """Print one value as JSON."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def as_dict(struct: msgspec.Struct) -> dict[str, Any]:
-    """A message as an object, though it travels as an array."""
+    """Return a message as a dict, although it travels as an array."""
     return {name: _plain(value) for name, value in msgspec.structs.asdict(struct).items()}
 
 

@@ -1,4 +1,4 @@
-"""Which daemon a command talks to: the options that name it, and how to name it again."""
+"""The daemon that a command talks to: the options that choose it, and how to repeat them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML file; without it /etc/bros/config.toml, if there is one."),
+    typer.Option("--config", help="TOML file. Default: /etc/bros/config.toml, if it exists."),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -25,29 +25,29 @@ Overrides = Annotated[
 
 @dataclass(frozen=True)
 class Target:
-    """The daemon that the user's options choose."""
+    """The daemon that the user chose with options."""
 
     config: Path | None = None
     overrides: list[str] = field(default_factory=list)
 
     def load(self) -> Config:
-        """The configuration that the daemon was started with, if the options are the same."""
+        """Return the configuration that the daemon has, if it was started with the same options."""
         from bros.brosd.config import load
 
         return load(self.config, self.overrides)
 
     def connect(self) -> Client:
-        """A client of that daemon; NotRunning if there is none."""
+        """Return a client of that daemon. Raise NotRunning if there is none."""
         from bros.brosd.client.client import Client
 
         return Client(self.load().runtime)
 
     def model(self, stats: Stats | None) -> str:
-        """The name of the model that is served, or will be when the daemon has started."""
+        """Return the name of the model that is served, or that a starting daemon will serve."""
         return stats.model if stats else self.load().model.name
 
     def command(self, *arguments: str) -> str:
-        """A `bros` command line for the same daemon, ready to paste."""
+        """Return a `bros` command line for the same daemon, ready to paste."""
         flags = [] if self.config is None else ["--config", str(self.config)]
         for override in self.overrides:
             flags += ["--set", override]
@@ -55,5 +55,5 @@ class Target:
 
 
 def target(config: Path | None, overrides: list[str] | None) -> Target:
-    """What the two options mean when they are left out."""
+    """Return the daemon that the two options choose, which may both be left out."""
     return Target(config, overrides or [])

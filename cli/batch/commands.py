@@ -9,27 +9,27 @@ from bros.cli.target import Target
 
 
 def list_jobs(target: Target, *, json: bool) -> None:
-    """All jobs, newest first."""
+    """Print all jobs, newest first."""
     with target.connect() as client:
         show_jobs(client.jobs(), json=json)
 
 
 def watch(target: Target, job: str, output: str | None) -> int:
-    """Follow a job from its first result on, whoever submitted it."""
+    """Follow a job from its first result on, whoever submitted it. Return the exit code."""
     with target.connect() as client:
-        client.fetch(job)  # a job that is not there must not cost the output file its content
+        client.fetch(job)  # an unknown job must not empty the output file
         with open_output(output) as sink:
             return follow(client, target, job, output, sink, Meter(new_job=False))
 
 
 def show(target: Target, job: str, *, json: bool) -> None:
-    """One job and how far it is."""
+    """Print one job and its progress."""
     with target.connect() as client:
         show_jobs([client.fetch(job).status], json=json)
 
 
 def results(target: Target, job: str, output: str | None) -> None:
-    """Write the results that there are so far, without waiting for more."""
+    """Write the results that exist so far, without waiting for more."""
     with target.connect() as client:
         page = client.fetch(job)
         with open_output(output or "-") as sink:
@@ -39,7 +39,7 @@ def results(target: Target, job: str, output: str | None) -> None:
 
 
 def cancel(target: Target, job: str) -> None:
-    """Stop a job and say how far it was."""
+    """Stop a job and print how many of its lines are done."""
     with target.connect() as client:
         status = client.cancel_job(job)
     done = status.completed + status.failed

@@ -1,4 +1,4 @@
-"""Follow a batch job: write its results as they come, show how it goes, survive Ctrl-C."""
+"""Follow a batch job: write its results as they come, show its progress, let Ctrl-C leave it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bros.cli.target import Target
 
 @contextmanager
 def open_output(output: str | None) -> Iterator[BinaryIO | None]:
-    """Where results go: a file, which is replaced, standard output for `-`, nowhere for None."""
+    """Open the output: a file, which is replaced, standard output for `-`, nothing for None."""
     if output is None:
         yield None
     elif output == "-":
@@ -35,10 +35,10 @@ def follow(
     sink: BinaryIO | None,
     meter: Meter,
 ) -> int:
-    """Watch a job to its end; the exit code. Whatever ends this early, the job goes on."""
+    """Watch a job to its end and return the exit code. If this ends early, the job goes on."""
     seen: list[JobStatus] = []
     tally = ResultSummary()
-    shared = output == "-" and sys.stdout.isatty()  # a bar would be torn by the results
+    shared = output == "-" and sys.stdout.isatty()  # the results would break up a bar
     try:
         with progress(meter, live=not shared) as board:
             for page in _pages(client, job, sink):
@@ -63,7 +63,7 @@ def _show(page: JobPage, meter: Meter, tally: ResultSummary, board: Board) -> No
 
 
 def _pages(client: Client, job: str, sink: BinaryIO | None) -> Iterator[JobPage]:
-    """Page after page of results, which are in the sink by then."""
+    """Yield each page of results after it has been written to `sink`."""
     after = 0
     while True:
         page = client.fetch(job, after)

@@ -1,4 +1,4 @@
-"""Where `bros submit` reads its lines from."""
+"""The lines that `bros submit` sends, from a file or from standard input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bros.cli.errors import InputError
 
 @contextmanager
 def open_lines(name: str) -> Iterator[Iterator[bytes]]:
-    """The lines of a file, or of standard input for `-`. InputError if there are none."""
+    """Open the lines of a file (`-`: standard input). Raise InputError if there are none."""
     if name == "-":
         yield _nonempty(sys.stdin.buffer, "standard input")
         return

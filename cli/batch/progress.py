@@ -1,4 +1,4 @@
-"""How a batch job goes, on standard error: a live bar on a terminal, else a line now and then."""
+"""Progress of a batch job on standard error: a live bar on a terminal, else a line at times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bros.brosd.client.client import JobStatus
 from bros.cli.render import duration
 
-WINDOW_S = 10.0  # tokens/s is the mean over this
+WINDOW_S = 10.0  # tokens/s is the mean over this time
 LINE_EVERY_S = 5.0
 
 
@@ -44,7 +44,7 @@ class Meter:
 
     @property
     def after_s(self) -> float | None:
-        """Since the job was submitted; None if that was before this command."""
+        """Time since the job was submitted; None if that was before this command."""
         return self._clock() - self._first.at_s if self._new_job and self._first else None
 
     @property
@@ -52,16 +52,16 @@ class Meter:
         return self._last.at_s - self._first.at_s if self._first and self._last else 0.0
 
     def mean_tokens_per_s(self) -> float | None:
-        """Since the beginning; None if there was nothing to see."""
+        """Mean since this command began to watch; None if there was nothing to measure."""
         return _tokens_per_s(self._first, self._last)
 
     def tokens_per_s(self) -> float | None:
-        """Of late."""
+        """Mean over the last `WINDOW_S`; None if there was nothing to measure."""
         oldest = self._samples[0] if len(self._samples) > 1 else self._first
         return _tokens_per_s(oldest, self._last)
 
     def left_s(self, total: int) -> float | None:
-        """Until the last line, if they go on as they went; None while none is done."""
+        """Return the time until all lines are done at the mean speed; None while none is done."""
         if self._first is None or self._last is None or self._last.done == self._first.done:
             return None
         line_s = self.elapsed_s / (self._last.done - self._first.done)
@@ -75,7 +75,7 @@ def _tokens_per_s(first: _Sample | None, last: _Sample | None) -> float | None:
 
 
 def note(status: JobStatus, meter: Meter) -> str:
-    """`2 failed, 118 tokens/s, 0:40 left`."""
+    """Return a note such as `2 failed, 118 tokens/s, 0:40 left`."""
     parts = [f"{status.failed} failed"]
     if (rate := meter.tokens_per_s()) is not None:
         parts.append(f"{rate:.0f} tokens/s")
@@ -86,7 +86,7 @@ def note(status: JobStatus, meter: Meter) -> str:
 
 
 class Board(NamedTuple):
-    """What to call while a job is watched: with each of its statuses, and to say something."""
+    """Two functions to call while a job is watched: with each status, and with a text to show."""
 
     update: Callable[[JobStatus], None]
     say: Callable[[str], None]
@@ -94,7 +94,7 @@ class Board(NamedTuple):
 
 @contextmanager
 def progress(meter: Meter, *, live: bool) -> Iterator[Board]:
-    """The board of a job: a bar that stays below what is said, or lines."""
+    """Open the board of a job: a bar that stays below the texts, or plain lines."""
     console = Console(stderr=True, highlight=False)
 
     def say(text: str) -> None:

@@ -20,15 +20,15 @@ from bros.cli.errors import InputError
 
 FORMATS = ("auto", "jsonl", "csv", "tsv", "text")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".txt": "text"}
-PROMPT = "prompt"  # what a template calls a line of plain text
-CUSTOM_ID = "custom_id"  # the column that names a row, if there is one
+PROMPT = "prompt"  # the name of a line of plain text in a template
+CUSTOM_ID = "custom_id"  # the column that names a row, if it exists
 URL = "/v1/chat/completions"
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How prompts become requests; an OpenAI Batch file has all of it in its lines."""
+    """How prompts become requests; in an OpenAI Batch file, the lines state all of this."""
 
     format: str = "auto"
     column: str | None = None
@@ -37,7 +37,7 @@ class PromptOptions:
     params: Mapping[str, Any] | None = None
 
     def format_of(self, file: str) -> str:
-        """The format of a file. InputError if it is none, or the options do not go with it."""
+        """Return the format of a file. Raise InputError if it, or an option with it, is wrong."""
         if self.format not in FORMATS:
             raise InputError(f"--format {self.format}: choose one of {', '.join(FORMATS)}")
         suffix = Path(file).suffix.lower()
@@ -57,9 +57,9 @@ class PromptOptions:
 def open_requests(
     file: str, options: PromptOptions, model: Callable[[], str]
 ) -> Iterator[Iterator[bytes]]:
-    """The lines to submit, read as they are sent. InputError if there are none.
+    """Open the lines to submit, which are read as they are sent. Raise InputError if none is there.
 
-    `model` is asked for its name only if lines must be made.
+    `model` is called only if lines must be made from prompts.
     """
     kind = options.format_of(file)
     if kind == "jsonl":
@@ -124,7 +124,7 @@ def _csv(source: TextIO, kind: str, options: PromptOptions) -> Iterator[tuple[st
 
 
 def _column(columns: list[str], options: PromptOptions) -> str:
-    """Which column holds the prompt. InputError if that is not plain."""
+    """Return the column that holds the prompt. Raise InputError if that is ambiguous."""
     known = ", ".join(columns) or "none"
     if options.column is not None:
         if options.column not in columns:
@@ -138,7 +138,7 @@ def _column(columns: list[str], options: PromptOptions) -> str:
 
 
 def _filled(template: str | None, row: Mapping[str, str], column: str) -> str:
-    """The template with the row's values in the places of its columns' names."""
+    """Return the template with each {column} replaced by the row's value."""
     if template is None:
         return row[column]
     values = {PROMPT: row.get(column, ""), **row}

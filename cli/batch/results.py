@@ -1,4 +1,4 @@
-"""Result lines of a batch job: what failed and why, how long and how much the others were."""
+"""Result lines of a batch job: which failed and why, and tokens and times of the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bros.cli.printable import printable
 
-MAX_SHOWN = 10  # failures on the screen; the results have all
+MAX_SHOWN = 10  # failures on the screen; the results hold all of them
 MAX_REASON = 300
 
 
@@ -61,11 +61,11 @@ class ResultSummary:
         self._reasons: Counter[str] = Counter()
 
     def add(self, line: bytes, after_s: float | None) -> str | None:
-        """Take a result that came `after_s` after the job; what to say of it if it failed."""
+        """Add a result that came `after_s` after submission. Return a text to show if it failed."""
         try:
             result = _decoder.decode(line)
         except msgspec.MsgspecError:
-            return None  # what a newer server says differently is still in the results
+            return None  # a newer server may write it differently; it is still in the results
         if reason := _reason(result):
             self.failures += 1
             return self._say(result.custom_id, reason)
@@ -86,7 +86,7 @@ class ResultSummary:
         return f"failed: {name}: {printable(reason)[:MAX_REASON]}{more}"
 
     def table(self) -> Table | None:
-        """Tokens and times of the lines that were answered; None if there were none."""
+        """Return a table of tokens and times of the answered lines; None if there are none."""
         if not self._output_tokens:
             return None
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -104,7 +104,7 @@ class ResultSummary:
 
 
 def _reason(result: _Result) -> str | None:
-    """Why a line failed; None if it did not."""
+    """Return why a line failed; None if it did not fail."""
     if result.error is not None:
         return str(result.error["message"] if isinstance(result.error, dict) else result.error)
     response = result.response
@@ -122,6 +122,6 @@ def _figures(values: Sequence[float], digits: int = 0) -> list[str]:
 
 
 def show_table(tally: ResultSummary) -> None:
-    """Print the table on standard error, where the rest of the summary is."""
+    """Print the table on standard error, as the rest of the summary."""
     if table := tally.table():
         Console(stderr=True, highlight=False).print(table)

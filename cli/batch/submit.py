@@ -21,14 +21,17 @@ from bros.cli.target import Target
 def submit(
     target: Target, file: str, output: str | None, prompts: PromptOptions, *, detach: bool
 ) -> int:
-    """Submit a file (`-`: standard input) and wait for its results, unless detached."""
+    """Submit a file (`-`: standard input) and wait for its results, unless detached.
+
+    Return the exit code.
+    """
     if detach and output is not None:
         raise InputError("--detach writes no results: leave -o out, and use 'bros batch watch'")
     if not detach:
         output = output or default_output(file)
         _refuse_same(file, output)
     job = f"batch-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-    prompts.format_of(file)  # before anything is opened
+    prompts.format_of(file)  # checks the options before anything is opened
     with (
         target.connect() as client,
         open_requests(file, prompts, lambda: target.model(client.status())) as lines,
@@ -48,7 +51,7 @@ def submit(
 
 
 def default_output(file: str) -> str:
-    """`some/batch.jsonl` -> `some/batch.results.jsonl`; standard output for standard input."""
+    """Return `some/batch.results.jsonl` for `some/batch.jsonl`, and `-` for standard input."""
     if file == "-":
         return "-"
     stem, suffix = os.path.splitext(file)
@@ -63,10 +66,10 @@ def _refuse_same(file: str, output: str) -> None:
 
 
 def _store(client: Client, job: str, lines: Iterable[bytes]) -> int | None:
-    """Send all lines; None if Ctrl-C came first, and then nothing of the job runs."""
+    """Send all lines and return their number; None if Ctrl-C came first, and then nothing runs."""
     try:
         return client.put_job(job, lines)
-    except (InputError, OSError):  # a file that is good at its beginning only
+    except (InputError, OSError):  # only the beginning of the file is good
         _forget(client, job)
         raise
     except KeyboardInterrupt:
@@ -76,5 +79,5 @@ def _store(client: Client, job: str, lines: Iterable[bytes]) -> int | None:
 
 
 def _forget(client: Client, job: str) -> None:
-    with suppress(ClientError):  # there is no such job yet, if this came very early
+    with suppress(ClientError):  # the job may not exist yet
         client.cancel_job(job)

@@ -1,1 +1,1 @@
-"""`bros bench`: load on OpenAI-compatible servers, and what they make of it."""
+"""`bros bench`: put load on OpenAI-compatible servers and measure how they serve it."""

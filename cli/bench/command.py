@@ -12,28 +12,28 @@ bench = typer.Typer(help="Measure servers under load.", no_args_is_help=True)
 
 @bench.callback()
 def _group() -> None:
-    """Keeps `hybrid` a command of its own while it is the only one."""
+    """Keep `hybrid` a subcommand although it is the only one."""
 
 
 @bench.command()
 def hybrid(
     policy: Annotated[
-        list[str] | None, typer.Option(help="A daemon with this policy is started. Repeatable.")
+        list[str] | None, typer.Option(help="Start a daemon with this policy. Repeatable.")
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="NAME:section.key=value,... A daemon of these settings. Repeatable."),
+        typer.Option(help="NAME:section.key=value,... Start a daemon with these. Repeatable."),
     ] = None,
     url: Annotated[
         list[str] | None, typer.Option(help="Any OpenAI-compatible server. Repeatable.")
     ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="A key for all daemons that are started.")
+        list[str] | None, typer.Option("--set", help="Set a key of all daemons that are started.")
     ] = None,
     duration: Annotated[float, typer.Option(min=1, help="Seconds for each server.")] = 120.0,
     rate: Annotated[float, typer.Option(min=0, help="Real-time requests per second.")] = 1.0,
     trace: Annotated[
-        Path | None, typer.Option(help="CSV of arrivals, prompt and output tokens, at --rate.")
+        Path | None, typer.Option(help="CSV of arrivals, prompt and output tokens; run at --rate.")
     ] = None,
     rt_in: Annotated[int, typer.Option(min=1, help="Mean prompt tokens, real-time.")] = 120,
     rt_out: Annotated[int, typer.Option(min=1, help="Mean output tokens, real-time.")] = 48,
@@ -42,8 +42,8 @@ def hybrid(
     in_flight: Annotated[int, typer.Option(min=0, help="Best-effort requests in flight.")] = 64,
     ttft: Annotated[float, typer.Option(min=0.001, help="Objective, seconds.")] = 0.5,
     tpot: Annotated[float, typer.Option(min=0.001, help="Objective, seconds per token.")] = 0.08,
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for hybrid.json and hybrid.png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

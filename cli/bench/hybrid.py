@@ -1,4 +1,4 @@
-"""`bros bench hybrid`: RT over a BE backlog, on several servers, the same traffic for each."""
+"""`bros bench hybrid`: RT over a BE backlog on several servers, each with the same traffic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PIPE_WIDTH = 200
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured."""
+    """What to measure."""
 
     servers: Sequence[Server]
     workload: Workload
@@ -34,7 +34,7 @@ class Plan:
 def servers(
     policies: Sequence[str], variants: Sequence[str], urls: Sequence[str], settings: Sequence[str]
 ) -> list[Server]:
-    """Those that the options name; without any, `bros` and `fcfs`."""
+    """Return the servers that the options name; without options, the policies `bros` and `fcfs`."""
     if not (policies or variants or urls):
         policies = ("bros", "fcfs")
     found = [Server(url, url.rstrip("/")) for url in urls]
@@ -49,7 +49,7 @@ def servers(
 
 
 def measure(plan: Plan, console: Console) -> dict[str, list[Seen]]:
-    """Seed after seed, server after server: drifts of the machine meet all of them."""
+    """Run all servers for each seed in turn, so that a drift of the machine affects all of them."""
     runs: dict[str, list[Seen]] = {server.name: [] for server in plan.servers}
     for seed in range(plan.workload.seed, plan.workload.seed + plan.seeds):
         for server in plan.servers:
@@ -67,10 +67,10 @@ def measure(plan: Plan, console: Console) -> dict[str, list[Seen]]:
 
 
 def run(plan: Plan, out: Path | None, *, json: bool) -> None:
-    """Measure, then print; with `out`, results and plot go there too."""
+    """Measure and print; with `out`, write the results and a plot to this folder too."""
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        plot({}, plan.slo, out / "hybrid.png")  # fails now, if it must, and not after an hour
+        plot({}, plan.slo, out / "hybrid.png")  # fails now if it must, and not after an hour
     runs = measure(plan, Console(stderr=True, highlight=False))
     results = [Result.of(name, seen, plan.slo) for name, seen in runs.items()]
     document = msgspec.json.format(msgspec.json.encode(results), indent=2)

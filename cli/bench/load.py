@@ -1,4 +1,4 @@
-"""Sends a workload to a server and notes when each token came. RT is open loop, BE a closed one."""
+"""Send a workload to a server and note when each token comes. RT is open loop, BE closed loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 
 from bros.cli.bench.workload import Arrival, Workload, body
 
-PATIENCE_S = 120.0  # for RT answers after the end; later ones count as failed
+PATIENCE_S = 120.0  # to wait for RT answers after the end; later ones count as failed
 URL = "/v1/completions"
 
 
@@ -27,9 +27,9 @@ class Objectives:
 
 @dataclass
 class Record:
-    """One RT request as its client saw it; times in seconds since it was sent."""
+    """One RT request as its client saw it. Times are in seconds since it was sent."""
 
-    at_s: float  # since the start
+    at_s: float  # since the start of the run
     prompt_tokens: int
     output_tokens: int = 0
     ttft_s: float | None = None
@@ -44,7 +44,7 @@ class Record:
         return (self.e2e_s - self.ttft_s) / max(1, self.output_tokens - 1)
 
     def met(self, slo: Objectives) -> bool:
-        """Whether it got its whole answer in time."""
+        """Whether its whole answer came in time."""
         if self.ttft_s is None or self.tpot_s is None or self.error:
             return False
         return self.ttft_s <= slo.ttft_s and self.tpot_s <= slo.tpot_s
@@ -52,20 +52,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Iterations:
-    """What a BROS daemon says of its iterations."""
+    """What a BROS daemon reports about its iterations."""
 
-    scheduling_s: float  # mean, of the daemon's own time in each
-    prediction_error: float  # |predicted - measured| / measured, mean of recent ones
+    scheduling_s: float  # the daemon's own time in an iteration, mean
+    prediction_error: float  # |predicted - measured| / measured, mean over recent iterations
     prediction_error_p95: float
 
 
 @dataclass
 class Seen:
-    """All that one run of a workload saw."""
+    """All measurements of one run of a workload."""
 
     duration_s: float
     rt: list[Record] = field(default_factory=list)
-    be_events: int = 0  # pieces of BE answers within the duration; a piece is mostly a token
+    be_events: int = 0  # pieces of BE answers within the duration; most pieces are one token
     be_finished_events: int = 0
     be_finished_tokens: int = 0
     be_finished: int = 0
@@ -75,14 +75,14 @@ class Seen:
 
     @property
     def be_tokens_per_s(self) -> float:
-        """Output tokens; pieces are weighed by what the finished answers' usage says."""
+        """Output tokens/s; the usage of finished answers says how many tokens a piece has."""
         pieces = self.be_finished_events or 1
         weight = self.be_finished_tokens / pieces if self.be_finished_tokens else 1.0
         return self.be_events * weight / self.duration_s
 
 
 class Event(msgspec.Struct):
-    """What matters of a streamed piece."""
+    """The parts of a streamed piece that are used here."""
 
     choices: list[Any] = []
     usage: dict[str, Any] | None = None
@@ -107,7 +107,7 @@ class LoadGenerator:
         self.seen = Seen(workload.duration_s)
 
     async def run(self) -> Seen:
-        """Send everything, wait for all RT answers; BE ones are dropped at the end."""
+        """Send everything and wait for all RT answers; BE requests are dropped at the end."""
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(base_url=self._url, timeout=None, limits=limits) as client:
             self._began_s, cpu_s = time.monotonic(), time.process_time()
@@ -166,15 +166,15 @@ class LoadGenerator:
                         self.seen.be_finished_tokens += event.usage["completion_tokens"]
             except (httpx.HTTPError, ServerError):
                 self.seen.be_errors += 1
-                await asyncio.sleep(1.0)  # a server that refuses is not asked in a hot loop
+                await asyncio.sleep(1.0)  # do not ask a server that refuses in a hot loop
 
 
 class ServerError(RuntimeError):
-    """The server's own words."""
+    """The server answered with an error; the text is the server's."""
 
 
 async def _stream(client: httpx.AsyncClient, request: dict[str, Any]) -> AsyncIterator[Event]:
-    """The answer's server-sent events."""
+    """Yield the server-sent events of the answer. Raise ServerError if the request is refused."""
     async with client.stream("POST", URL, json=request) as response:
         if response.status_code != 200:
             text = (await response.aread()).decode(errors="replace")

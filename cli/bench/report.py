@@ -1,4 +1,4 @@
-"""What the runs of a hybrid benchmark come to: figures per server, as a table, JSON and a plot."""
+"""Results of a hybrid benchmark: figures per server, as a table, as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Of RT requests that were answered, in seconds."""
+    """A latency of the RT requests that were answered, in seconds."""
 
     mean: float
     p50: float
@@ -46,8 +46,8 @@ class Result(msgspec.Struct, frozen=True):
     be_tokens_per_s_by_seed: list[float]
     be_finished: int
     be_errors: int
-    client_cpu: float  # cores that the client itself took
-    # Of BROS daemons, means over the seeds; None of other servers:
+    client_cpu: float  # cores that the client itself used
+    # Of BROS daemons, means over the seeds; None for other servers:
     scheduling_s: float | None  # the daemon's own time in an iteration
     prediction_error: float | None  # of iteration times, relative
     prediction_error_p95: float | None
@@ -88,7 +88,7 @@ def _attained(records: Sequence[Record], slo: Objectives) -> float:
 
 
 def table(results: Sequence[Result]) -> Table:
-    """A row per server; ratios are against the last one, the baseline."""
+    """Return a row per server; ratios are against the last server, the baseline."""
     view = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     view.add_column("server")
     for name in (
@@ -128,11 +128,11 @@ def _row(result: Result, baseline: Result) -> list[str]:
         "" if result.prediction_error is None else f"{result.prediction_error:.1%}",
         "" if result.scheduling_s is None else f"{result.scheduling_s * 1000:.2f}",
     ]
-    return [result.name, *("" if "nan" in cell else cell for cell in cells)]  # without any RT
+    return [result.name, *("" if "nan" in cell else cell for cell in cells)]  # there was no RT
 
 
 def plot(runs: Mapping[str, Sequence[Seen]], slo: Objectives, path: Path) -> None:
-    """Cumulative TTFT, TPOT and end-to-end latency of RT per server, and BE tokens/s, as a PNG."""
+    """Write a PNG with cumulative TTFT, TPOT and end-to-end latency of RT, and BE tokens/s."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,4 +1,4 @@
-"""Servers to measure: private daemons, one per policy, and any that run already."""
+"""Servers to measure: private daemons, one per policy, and servers that run already."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Metrics = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Server:
-    """Something to measure: a `url`, or the `settings` of a daemon to start."""
+    """A server to measure: a `url`, or the `settings` of a daemon to start."""
 
     name: str
     url: str | None = None
@@ -35,7 +35,7 @@ class Server:
 
     @contextmanager
     def running(self) -> Iterator[str]:
-        """Its URL, while it serves."""
+        """Yield the URL of the server, while it serves."""
         if self.url is not None:
             yield self.url
         else:
@@ -44,7 +44,7 @@ class Server:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -52,7 +52,7 @@ def free_port() -> int:
 
 @contextmanager
 def private_daemon(settings: Sequence[str]) -> Iterator[str]:
-    """A daemon in scratch folders, on a free port of this machine; stopped at the end."""
+    """Start a daemon in scratch folders on a free port, yield its URL, and stop it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="bros-"))
     port = free_port()
     environ = {
@@ -81,7 +81,7 @@ def private_daemon(settings: Sequence[str]) -> Iterator[str]:
 
 
 def model_of(url: str) -> str:
-    """The model that the server at `url` serves; an error that names the URL if it does not."""
+    """Return the model that the server at `url` serves. Raise InputError if it serves none."""
     try:
         response = httpx.get(f"{url}/v1/models", timeout=10.0).raise_for_status()
         return str(response.json()["data"][0]["id"])
@@ -90,7 +90,7 @@ def model_of(url: str) -> str:
 
 
 def metrics_of(url: str) -> Metrics:
-    """What `/metrics` says; httpx.HTTPError or ValueError if it says nothing of the kind."""
+    """Return the samples of `/metrics`. Raise httpx.HTTPError or ValueError if there are none."""
     text = httpx.get(f"{url}/metrics", timeout=30.0).raise_for_status().text
     return {
         (sample.name, sample.labels.get("class", sample.labels.get("statistic", ""))): sample.value
@@ -100,7 +100,7 @@ def metrics_of(url: str) -> Metrics:
 
 
 def iterations_of(url: str) -> Iterations | None:
-    """What a BROS daemon says of its iterations since it started; None of any other server."""
+    """Return what a BROS daemon reports about its iterations so far; None for any other server."""
     try:
         seen = metrics_of(url)
         return Iterations(

@@ -12,7 +12,7 @@ from typing import Any
 
 from bros.cli.errors import InputError
 
-FIRST_ID, NUM_IDS = 1000, 20_000  # ids of prompts: in every vocabulary, and plain text
+FIRST_ID, NUM_IDS = 1000, 20_000  # token ids of prompts: every vocabulary has them, as plain text
 ARRIVAL = ("arrival_s", "TIMESTAMP")
 PROMPT = ("prompt_tokens", "ContextTokens")
 OUTPUT = ("output_tokens", "GeneratedTokens")
@@ -21,13 +21,13 @@ COLUMNS = (ARRIVAL, PROMPT, OUTPUT)
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of a request, uniform between half and one and a half of these means."""
+    """Tokens of a request, or their means: `draw` is uniform between 0.5 and 1.5 times these."""
 
     prompt: int
     output: int
 
     def draw(self, rng: random.Random) -> Lengths:
-        """Those of one request."""
+        """Return the lengths of one request."""
         return Lengths(_around(self.prompt, rng), _around(self.output, rng))
 
 
@@ -55,7 +55,7 @@ class Workload:
     trace: tuple[Arrival, ...] = ()
 
     def arrivals(self) -> list[Arrival]:
-        """RT requests in order of arrival: Poisson, or the trace at this rate."""
+        """Return the RT requests in order of arrival: Poisson, or the trace at `rate`."""
         if self.trace and self.rate:
             return list(self._scaled())
         return list(self._poisson()) if self.rate else []
@@ -68,7 +68,7 @@ class Workload:
             at_s += rng.expovariate(self.rate)
 
     def _scaled(self) -> Iterator[Arrival]:
-        """The trace from a place that the seed chooses, faster or slower."""
+        """Yield the trace from a place that the seed chooses, faster or slower to match `rate`."""
         first = random.Random(self.seed).randrange(len(self.trace))
         span_s = self.trace[-1].at_s - self.trace[0].at_s
         scale = len(self.trace) / span_s / self.rate if span_s else 1.0
@@ -79,14 +79,14 @@ class Workload:
             yield Arrival(at_s, arrival.lengths)
 
     def be_lengths(self, client: int) -> Iterator[Lengths]:
-        """What one of the clients that keep BE requests in flight asks for, without end."""
+        """Yield without end the lengths that one BE client asks for."""
         rng = random.Random(f"be {self.seed} {client}")
         while True:
             yield self.be.draw(rng)
 
 
 def body(lengths: Lengths, key: str, model: str) -> dict[str, Any]:
-    """A completion of exactly these lengths; no two keys' prompts have a prefix in common."""
+    """Return a completion of exactly these lengths; prompts of two keys share no prefix."""
     rng = random.Random(key)
     return {
         "model": model,
@@ -100,9 +100,9 @@ def body(lengths: Lengths, key: str, model: str) -> dict[str, Any]:
 
 
 def read_trace(path: Path) -> tuple[Arrival, ...]:
-    """A CSV with arrival, prompt and output tokens: our names, or those of the Azure traces.
+    """Read a CSV with arrival, prompt and output tokens under our names or those of Azure's traces.
 
-    InputError names the file, the line and what is wrong with it.
+    Raise InputError with the file, the line and what is wrong with it.
     """
     try:
         with path.open(newline="") as file:

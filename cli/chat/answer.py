@@ -1,4 +1,4 @@
-"""One streamed chat answer: its text as it comes, and how fast it came."""
+"""One streamed chat answer: its text as it comes, and its timings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ URL = "/v1/chat/completions"
 
 
 class Answer:
-    """Iterate over it for the text; then read the rest. Closing it early stops the request."""
+    """Iterate over it for the text, then read the timings. To close it early stops the request."""
 
     def __init__(self, client: Client, body: dict[str, Any]) -> None:
         streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
@@ -22,7 +22,7 @@ class Answer:
         self.text = ""
         self.finish_reason: str | None = None
         self.output_tokens: int | None = None  # None if the answer was stopped
-        self.total_tokens: int | None = None  # with the prompt
+        self.total_tokens: int | None = None  # prompt included
 
     def __iter__(self) -> Self:
         return self
@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def ttft_s(self) -> float | None:
-        """From the question to the first text."""
+        """Time from the question to the first text."""
         return None if self._first_s is None else self._first_s - self._asked_s
 
     @property
@@ -67,7 +67,7 @@ class Answer:
         return self.output_tokens / (self._last_s - self._asked_s)
 
     def timings(self) -> str:
-        """`TTFT 85 ms, TPOT 31 ms, 64 tokens, 29.8 tokens/s`, as far as it is known."""
+        """Return `TTFT 85 ms, TPOT 31 ms, 64 tokens, 29.8 tokens/s`, without what is not known."""
         parts = []
         if self.ttft_s is not None:
             parts.append(f"TTFT {self.ttft_s * 1000:.0f} ms")
@@ -80,7 +80,7 @@ class Answer:
         return ", ".join(parts) or "no text"
 
     def summary(self) -> dict[str, Any]:
-        """The answer and its timings, for `--json`."""
+        """Return the answer and its timings, for `--json`."""
         return {
             "answer": self.text,
             "ttft_s": self.ttft_s,

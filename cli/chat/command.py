@@ -1,4 +1,4 @@
-"""Which chat it is: a conversation on a terminal, or one question from a script."""
+"""`bros chat` begins here: a conversation on a terminal, or one question from a script."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from bros.cli.printable import printable
 from bros.cli.render import print_json
 from bros.cli.target import Target
 
-CONVERSATION_TEMPERATURE = 0.2  # small models ramble at more; scripts get 0, the same each time
+CONVERSATION_TEMPERATURE = 0.2  # small models ramble above this; scripts get 0
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What every question of a chat is sent with."""
+    """What is sent with every question of a chat."""
 
     model: str | None
     system: str | None
@@ -29,7 +29,10 @@ class ChatOptions:
 
 
 def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) -> None:
-    """Answer one question (`once`, or all of a piped standard input), else converse."""
+    """Answer one question (`once`, or the whole of a piped standard input), else converse.
+
+    Return the exit code.
+    """
     if once is None and sys.stdin.isatty():
         if json or not sys.stdout.isatty():
             raise InputError("there is no question: use --once QUESTION, or pipe one in")
@@ -47,7 +50,7 @@ def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) 
 
 
 def read_question(once: str | None) -> str:
-    """The question of `--once`, or the whole standard input. InputError if it is blank."""
+    """Return `once`, or all of standard input if it is None. Raise InputError if it is blank."""
     question = sys.stdin.buffer.read().decode(errors="replace") if once is None else once
     if not question.strip():
         raise InputError("the question is empty")
@@ -57,7 +60,7 @@ def read_question(once: str | None) -> str:
 def conversation(
     stats: Stats | None, target: Target, options: ChatOptions, temperature: float
 ) -> Conversation:
-    """An empty conversation with the model that is served; `temperature` if none was chosen."""
+    """Return an empty conversation; `temperature` is used if the options choose none."""
     chosen = temperature if options.temperature is None else options.temperature
     params: dict[str, float | int] = {"temperature": chosen}
     if options.max_tokens is not None:

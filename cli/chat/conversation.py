@@ -1,4 +1,4 @@
-"""A conversation: what was said, how it is asked for, and its way to a file and back."""
+"""A conversation: its messages and parameters, the request they make, and how it is saved."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DEFAULT = "default"  # the value that unsets a parameter
 
 
 def message(role: str, content: str) -> Message:
-    """One message; bytes that the terminal's encoding could not read become U+FFFD."""
+    """Return one message; bytes that the terminal's encoding could not decode become U+FFFD."""
     return {
         "role": role,
         "content": content.encode(errors="surrogateescape").decode(errors="replace"),
@@ -41,7 +41,7 @@ def message(role: str, content: str) -> Message:
 
 @dataclass
 class Conversation:
-    """`messages` are without the system message. Whether parameters are good, the server says."""
+    """`messages` are without the system message. The server checks the parameters."""
 
     model: str
     system: str | None = None
@@ -49,7 +49,7 @@ class Conversation:
     messages: list[Message] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
-        """The request for the next answer."""
+        """Return the request for the next answer."""
         params = {name: value for name, value in self.params.items() if name not in OBJECTIVES}
         slo = {name: value for name, value in self.params.items() if name in OBJECTIVES}
         opening = [] if self.system is None else [message("system", self.system)]
@@ -57,18 +57,18 @@ class Conversation:
         return {**body, "slo": slo} if slo else body
 
     def ask(self, question: str) -> None:
-        """Say something."""
+        """Add a question."""
         self.messages.append(message("user", question))
 
     def answered(self, text: str) -> None:
-        """Remember an answer; a question without one is forgotten."""
+        """Remember an answer; if it is empty, forget the question."""
         if text:
             self.messages.append(message("assistant", text))
         else:
             self.take_back()
 
     def take_back(self) -> str | None:
-        """Forget the last question, with its answer; what it was."""
+        """Forget the last question and its answer. Return the question; None if there is none."""
         while self.messages:
             last = self.messages.pop()
             if last["role"] == "user":
@@ -76,7 +76,7 @@ class Conversation:
         return None
 
     def set_param(self, name: str, text: str) -> None:
-        """Set a parameter from its text, or unset it with `default`. InputError if it is none."""
+        """Set a parameter from text; `default` unsets it. Raise InputError if either is wrong."""
         if name not in PARAMS:
             raise InputError(f"{name} is no parameter; there are {', '.join(PARAMS)}")
         if text == DEFAULT:
@@ -88,23 +88,23 @@ class Conversation:
             raise InputError(f"{name} is a number, and {text!r} is none") from None
 
     def objective_s(self, name: str, otherwise_s: float) -> float:
-        """This conversation's objective, which the daemon has unless it is a parameter."""
+        """Return this conversation's objective in seconds, or `otherwise_s` if it has none."""
         own_ms = self.params.get(f"{name}_ms")
         return otherwise_s if own_ms is None else float(own_ms) / 1000
 
 
 class ConversationStore:
-    """Saved conversations, by name, in a folder of the user's."""
+    """Saved conversations, by name, in a folder of the user."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def names(self) -> list[str]:
-        """What there is, in order."""
+        """Return the names of all saved conversations, sorted."""
         return sorted(path.stem for path in self._folder.glob("*.json"))
 
     def save(self, name: str, conversation: Conversation) -> Path:
-        """Write a conversation, over one of the same name."""
+        """Write a conversation and return its file; one of the same name is replaced."""
         path = self._path(name)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = msgspec.json.format(msgspec.json.encode(asdict(conversation)), indent=2)
@@ -113,7 +113,7 @@ class ConversationStore:
         return path
 
     def load(self, name: str) -> Conversation:
-        """A saved conversation. InputError if there is none, or it cannot be read."""
+        """Return a saved conversation. Raise InputError if it is missing or cannot be read."""
         path = self._path(name)
         try:
             return msgspec.json.decode(path.read_bytes(), type=Conversation)
@@ -124,7 +124,7 @@ class ConversationStore:
             raise InputError(f"{path} is no saved conversation: {error}") from None
 
     def _path(self, name: str) -> Path:
-        """A name is one of the folder's; anything with a slash is a path."""
+        """Return the file of a name, which lies in the folder unless the name has a slash."""
         if "/" in name:
             return Path(name).expanduser()
         if not re.fullmatch(r"[\w.-]+", name):

@@ -27,7 +27,7 @@ Complete = Callable[[str], Iterable[tuple[str, str]]]
 
 
 class _Completer(Completer):
-    """Completes the last word of a slash command; `complete` knows words and what they mean."""
+    """Completes the last word of a slash command; `complete` returns words and their meanings."""
 
     def __init__(self, complete: Complete) -> None:
         self._complete = complete
@@ -43,7 +43,7 @@ class _Completer(Completer):
 
 
 class Prompt:
-    """Reads questions from the terminal; `status` is shown below the one being typed."""
+    """Reads questions from the terminal; `status` is shown below the question."""
 
     def __init__(self, history: Path, complete: Complete, status: Callable[[], str]) -> None:
         self._session: PromptSession[str] = PromptSession(
@@ -63,7 +63,7 @@ class Prompt:
         return self._session.default_buffer.text.startswith("/")
 
     def read(self) -> str | None:
-        """A question, stripped; None at the end of input. Ctrl-C begins a new one."""
+        """Return a question, stripped; None at the end of input. Ctrl-C begins a new question."""
         while True:
             try:
                 text = self._session.prompt(PROMPT)
@@ -76,14 +76,14 @@ class Prompt:
 
 
 def unfinished(text: str) -> bool:
-    """Whether Enter goes on instead of sending: after a backslash, and within triple quotes."""
+    """Whether Enter starts a new line: after a backslash, and within triple quotes."""
     if text.startswith(QUOTES):
         return text.count(QUOTES) < 2
     return text.endswith("\\")
 
 
 def unquoted(text: str) -> str:
-    """What was meant: without the quotes and the backslashes that let it go on."""
+    """Return the question without the quotes and backslashes that continued its lines."""
     text = text.strip()
     if text.startswith(QUOTES):
         return text.removeprefix(QUOTES).removesuffix(QUOTES).strip()
@@ -97,7 +97,7 @@ def _keys() -> KeyBindings:
     def _enter(event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state and buffer.complete_state.current_completion:
-            buffer.complete_state = None  # the chosen word stays, and the line as well
+            buffer.complete_state = None  # keep the chosen word, and do not send the line
         elif unfinished(buffer.text):
             buffer.newline(copy_margin=False)
         else:
@@ -112,7 +112,7 @@ def _keys() -> KeyBindings:
 
 
 def _history(path: Path) -> History:
-    """The user's history; only this session's where it cannot be kept."""
+    """Return the user's history; this session's alone if the file cannot be written."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -123,7 +123,7 @@ def _history(path: Path) -> History:
 
 @contextmanager
 def no_echo() -> Iterator[None]:
-    """Keys pressed while an answer comes do not tear it; they are kept for the next question."""
+    """Do not echo keys that are pressed during an answer; they are kept for the next question."""
     try:
         before = termios.tcgetattr(sys.stdin)
     except termios.error:

@@ -28,7 +28,7 @@ def converse(client: Client, stats: Stats | None, conversation: Conversation, ho
 
 
 class Chat:
-    """A conversation, and the screen."""
+    """A conversation on the screen."""
 
     def __init__(
         self,
@@ -54,31 +54,31 @@ class Chat:
             self.answer(line)
 
     def say(self, text: str) -> None:
-        """Something that is not the model's."""
+        """Print something that the model did not say."""
         self._console.print(printable(text), style="dim", markup=False)
 
     def complain(self, error: Exception) -> None:
-        """What went wrong, and what to do if that is known."""
+        """Print what went wrong, and what to do if that is known."""
         self._console.print(f"error: {one_line(error)}", style="red", markup=False)
         if isinstance(error, ApiError) and error.code == "context_length_exceeded":
             self.say("/clear starts a new conversation")
 
     def status(self) -> str:
-        """What stands below the question that is being typed."""
+        """Return the line below the question that is being typed."""
         return ", ".join([self.conversation.model, *self.tally.status(self.max_len)])
 
     @property
     def max_len(self) -> int:
-        """Tokens that a conversation can have; 0 if that is not known."""
+        """Tokens that a conversation can have; 0 if not known."""
         return self._stats.max_len if self._stats else 0
 
     def daemon(self) -> Stats | None:
-        """The daemon's statistics, as they are now."""
+        """Return the daemon's latest statistics; None if there are none yet."""
         self._stats = self._client.status() or self._stats
         return self._stats
 
     def answer(self, question: str) -> None:
-        """A question that fails leaves the conversation as it was, a stopped answer stays."""
+        """Answer a question. If that fails, forget the question; a stopped answer is kept."""
         self.conversation.ask(question)
         answer = Answer(self._client, self.conversation.body())
         try:
@@ -102,7 +102,7 @@ class Chat:
         return ""
 
     def _verdict(self, answer: Answer) -> list[str]:
-        """How full the context is, and whether the answer came as fast as it should."""
+        """Return how full the context is, and whether the answer met its objectives."""
         parts = []
         if answer.total_tokens and self.max_len:
             parts.append(f"context {answer.total_tokens / self.max_len:.0%}")

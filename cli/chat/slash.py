@@ -1,4 +1,4 @@
-"""Slash commands of a chat: what there is, what each does, how its words are completed."""
+"""Slash commands of a chat: what each does, and how its words are completed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from bros.cli.errors import InputError
 from bros.cli.slo import attainment
 
 KEYS = """\
-Enter sends. Alt-Enter or a backslash at the end goes on with a new line, as do
-triple quotes until they are closed. Ctrl-C stops an answer, Ctrl-D leaves."""
+Enter sends. Alt-Enter or a backslash at the end begins a new line, and so does
+Enter within triple quotes. Ctrl-C stops an answer, Ctrl-D leaves."""
 
 
 def is_command(line: str) -> bool:
@@ -24,7 +24,7 @@ def is_command(line: str) -> bool:
 
 
 class Session(Protocol):
-    """What the commands see of a chat, and what they may do with it."""
+    """The part of a chat that the commands use."""
 
     conversation: Conversation
     shelf: ConversationStore
@@ -45,7 +45,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Action:
-    """`run` gets the rest of the line; `words` completes it."""
+    """A command: `run` gets the rest of the line; `words` completes it."""
 
     usage: str
     help: str
@@ -73,7 +73,7 @@ class Slash:
         }  # fmt: skip
 
     def run(self, line: str) -> None:
-        """Obey; what is wrong is said on the screen."""
+        """Run a command; print an error on the screen."""
         name, _, rest = line.partition(" ")
         command = self._commands.get("/exit" if name in ("/quit", "/bye") else name)
         if command is None:
@@ -85,7 +85,7 @@ class Slash:
             self._chat.complain(error)
 
     def complete(self, line: str) -> Iterable[tuple[str, str]]:
-        """Words that could stand at the end of the line, and what they mean."""
+        """Return the words that could end the line, and what they mean."""
         name, space, rest = line.partition(" ")
         if not space:
             return [(name, command.help) for name, command in self._commands.items()]
@@ -131,7 +131,7 @@ class Slash:
         if not name:
             raise InputError("a name is missing: /load NAME")
         loaded = self._chat.shelf.load(name)
-        loaded.model = self._chat.conversation.model  # what is served now
+        loaded.model = self._chat.conversation.model  # the model that is served now
         self._chat.conversation = loaded
         self._chat.say(f"{name}: {len(loaded.messages)} messages")
         if loaded.messages:

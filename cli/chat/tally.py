@@ -1,4 +1,4 @@
-"""How the answers of a session went."""
+"""Figures over the answers of a session."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ class ConversationTotals:
 
     answers: int = 0
     output_tokens: int = 0
-    ttft_s: float = 0.0  # of all answers with text together
+    ttft_s: float = 0.0  # sum over all answers with text
     with_text: int = 0
     judged: int = 0
     met: int = 0
-    context: int = 0  # tokens of the conversation, as far as it is known
+    context: int = 0  # tokens of the conversation, as far as known
 
     def add(self, answer: Answer) -> None:
-        """An answer is over."""
+        """Add an answer that is over."""
         self.answers += 1
         self.output_tokens += answer.output_tokens or 0
-        self.context = answer.total_tokens or self.context  # one that was stopped does not tell
+        self.context = answer.total_tokens or self.context  # unknown for a stopped answer
         if answer.ttft_s is not None:
             self.with_text += 1
             self.ttft_s += answer.ttft_s
 
     def judge(self, met: bool) -> None:
-        """Whether an answer met its objectives."""
+        """Count an answer that met its objectives or missed them."""
         self.judged += 1
         self.met += met
 
     def status(self, max_len: int) -> list[str]:
-        """Pieces of a status line."""
+        """Return the pieces of a status line."""
         parts = []
         if max_len:
             parts.append(f"context {self.context:,} of {max_len:,} tokens")
@@ -43,7 +43,7 @@ class ConversationTotals:
         return parts
 
     def summary(self) -> str:
-        """The session in a line."""
+        """Return the session in one line."""
         parts = [f"{self.answers} answers", f"{self.output_tokens:,} tokens"]
         if self.with_text:
             parts.append(f"mean TTFT {self.ttft_s / self.with_text * 1000:.0f} ms")

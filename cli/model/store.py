@@ -29,7 +29,7 @@ DETAILS = (
 
 
 class LocalModel(msgspec.Struct):
-    """What `bros.workers.models.store` says of a model."""
+    """What `bros.workers.models.store` reports about a model."""
 
     name: str
     source: str
@@ -39,7 +39,7 @@ class LocalModel(msgspec.Struct):
 
 
 def list_models(target: Target, *, json: bool) -> None:
-    """Print what can be served without fetching, one a row."""
+    """Print the models that can be served without fetching, one per row."""
     models, served = local_models(target), _served(target)
     if json:
         rows = [msgspec.structs.asdict(model) for model in models]
@@ -62,7 +62,7 @@ def list_models(target: Target, *, json: bool) -> None:
 
 
 def pull(target: Target, name: str) -> None:
-    """Fetch a model, and convert it if need be."""
+    """Fetch a model, and convert it if necessary."""
     from bros.brosd.lifecycle import fetch_model
 
     config = target.load()
@@ -73,7 +73,7 @@ def pull(target: Target, name: str) -> None:
 
 
 def show(target: Target, name: str, *, json: bool) -> None:
-    """Print what a model is."""
+    """Print what is known about a model."""
     model = _find(target, name)
     details = _details(Path(model.folder))
     if json:
@@ -109,7 +109,7 @@ def _find(target: Target, name: str) -> LocalModel:
 
 
 def _details(folder: Path) -> dict[str, Any]:
-    """What the model's own configuration says."""
+    """Return what the model's own configuration says."""
     config = msgspec.json.decode((folder / "config.json").read_bytes())
     architecture = ", ".join(config.get("architectures") or ["unknown"])
     found = {key: config[key] for key in DETAILS if key in config}
@@ -117,12 +117,12 @@ def _details(folder: Path) -> dict[str, Any]:
 
 
 def local_models(target: Target) -> list[LocalModel]:
-    """What can be served without fetching."""
+    """Return the models that can be served without fetching."""
     return msgspec.json.decode(_store(target), type=list[LocalModel])
 
 
 def _store(target: Target, *command: str) -> bytes:
-    """Run `bros.workers.models.store`: how models are stored is the workers' business."""
+    """Run `bros.workers.models.store` and return its output; only workers know how models lie."""
     arguments = [
         sys.executable,
         "-m",
@@ -139,7 +139,7 @@ def _store(target: Target, *command: str) -> bytes:
 
 
 def _served(target: Target) -> str | None:
-    """The model of the daemon that runs, if one does."""
+    """Return the model of the running daemon; None if no daemon runs."""
     try:
         with target.connect() as client:
             stats = client.status()

@@ -1,1 +1,1 @@
-"""`bros top`: what the daemon does, live."""
+"""`bros top`: a live view of the daemon."""

@@ -1,4 +1,4 @@
-"""Charts made of characters: a course of numbers as bars, a block table as a map."""
+"""Charts made of characters: a series of numbers as bars, a block table as a map."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_unicode(console: Console) -> bool:
 
 
 def bars(values: Sequence[float], width: int, height: int, *, unicode: bool = True) -> list[str]:
-    """The latest values as columns of a chart, `height` lines of it; the highest fills it."""
+    """Return the latest values as columns of `height` lines; the highest value fills its column."""
     levels = BARS if unicode else ASCII_BARS
     steps = len(levels) - 1
     shown = list(values[-width:]) if width > 0 else []
@@ -34,7 +34,7 @@ def bars(values: Sequence[float], width: int, height: int, *, unicode: bool = Tr
 
 
 def block_map(cells: str, width: int, max_rows: int, console: Console) -> list[Text]:
-    """A picture of the block table, in at most so many rows; spaced out where there is room."""
+    """Return a map of the block table in at most `max_rows` rows, spaced out if there is room."""
     space = " " if 2 * len(cells) <= width * max_rows else ""
     width //= 1 + len(space)
     shown = shrink(cells, width * max_rows)
@@ -48,14 +48,14 @@ def block_map(cells: str, width: int, max_rows: int, console: Console) -> list[T
 
 
 def glyph(letter: str, console: Console) -> str:
-    """How a cell looks: a letter where colours lack."""
+    """Return how a cell looks: a letter if the terminal has no colours."""
     if console.color_system is None or console.no_color or not is_unicode(console):
         return letter
     return "·" if letter == "." else "■"
 
 
 def shrink(cells: str, max_cells: int) -> str:
-    """At most so many cells, each with the letter that most of those it stands for have."""
+    """Return at most `max_cells` cells, each with the commonest letter of those it stands for."""
     if len(cells) <= max_cells:
         return cells
     each = -(-len(cells) // max_cells)

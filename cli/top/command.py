@@ -1,4 +1,4 @@
-"""`bros top`: ask, draw, listen to the keyboard."""
+"""`bros top`: ask the daemon, draw, listen to the keyboard."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from bros.cli.top.dashboard import Frame, dashboard
 from bros.cli.top.history import History, Snapshot, ask, extended
 
 KEY_WAIT_S = 0.1
-FIRST_S = 0.2  # between the first two statements: they come once a second, whenever that is
+FIRST_S = 0.2  # to the second question: a snapshot is made once a second, at an unknown moment
 STALE_S = 3.0
 KEYS = "q quits, space pauses"
 ONCE_ROWS = 40
 
 
 def top(target: Target, interval_s: float, *, once: bool, json: bool) -> None:
-    """Show what the daemon does until the user has seen enough."""
+    """Show what the daemon does until the user quits."""
     if once or json:
         with target.connect() as client:
             _print(client, interval_s, once=once, json=json)
@@ -59,12 +59,12 @@ def _print(client: Client, interval_s: float, *, once: bool, json: bool) -> None
 
 
 def _histories(client: Client, interval_s: float) -> Iterator[History]:
-    """The history after each statement but the first, which tells no rates."""
+    """Yield the history after each snapshot but the first, which gives no rates."""
     history: History | None = None
     shown = 1
     while True:
-        if statement := ask(client):
-            history = extended(history, statement)
+        if snapshot := ask(client):
+            history = extended(history, snapshot)
         if history and len(history) > shown:
             shown = len(history)
             yield history
@@ -88,7 +88,7 @@ def _as_dict(history: History) -> dict[str, Any]:
 
 
 class Poller:
-    """Asks for statements in a thread, so that a daemon that is away never holds up the keys."""
+    """Asks for snapshots in a thread, so that keys work while the daemon does not answer."""
 
     def __init__(self, client: Client, interval_s: float) -> None:
         self._client = client
@@ -108,7 +108,7 @@ class Poller:
             self._stopped.wait(self._interval_s)
 
     def take(self) -> Snapshot | None:
-        """The next statement, None if there is none yet. Raises what the client raised."""
+        """Return the next snapshot, None if there is none yet. Raise what the client raised."""
         try:
             answer = self._answers.get_nowait()
         except queue.Empty:
@@ -118,7 +118,7 @@ class Poller:
         return answer
 
     def stop(self) -> None:
-        """Ask no more."""
+        """Stop asking."""
         self._stopped.set()
         self._thread.join(2.0)
         if not self._thread.is_alive():
@@ -143,11 +143,11 @@ def _show(console: Console, live: Live, poller: Poller, pressed: Callable[[], st
     news_s, drawn_s, paused = time.monotonic(), 0.0, False
     while (key := pressed()) not in ("q", "Q"):
         paused ^= key == " "
-        statement = poller.take()
+        snapshot = poller.take()
         now_s = time.monotonic()
-        if statement is not None:
-            news_s, history = now_s, extended(history, statement)
-        due = statement is not None or key == " " or now_s - drawn_s > 1.0
+        if snapshot is not None:
+            news_s, history = now_s, extended(history, snapshot)
+        due = snapshot is not None or key == " " or now_s - drawn_s > 1.0
         if due and not (paused and key != " "):
             drawn_s = now_s
             live.update(_picture(console, history, now_s - news_s, paused), refresh=True)
@@ -166,7 +166,7 @@ def _picture(
 
 @contextmanager
 def _keys() -> Iterator[Callable[[], str]]:
-    """A function that waits a moment for a key and returns it, or an empty string."""
+    """Yield a function that waits a moment for a key and returns it, or an empty string."""
     if not sys.stdin.isatty():
         yield _nothing
         return

@@ -24,8 +24,8 @@ from bros.cli.slo import attainment, percentiles, recent_attainment
 from bros.cli.top.charts import STYLES, bars, block_map, glyph, is_unicode
 from bros.cli.top.history import History
 
-WIDE = 140  # columns from which the KV cache stands beside the rest
-FIXED_ROWS = 22  # of a narrow screen, with one chart row each and no block map
+WIDE = 140  # from this many columns on, the KV cache stands beside the rest
+FIXED_ROWS = 22  # of a narrow screen with one row per chart and no block map
 LEGEND = (
     ("R", "rt", "RT"),
     ("B", "be", "BE"),
@@ -38,7 +38,7 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Frame:
-    """What a picture is drawn for."""
+    """The terminal that a picture is drawn for."""
 
     console: Console
     width: int
@@ -51,7 +51,7 @@ class Frame:
 
 
 def dashboard(history: History, frame: Frame) -> RenderableType:
-    """The whole picture."""
+    """Return the whole picture."""
     head, foot = _head(history, frame), Text(frame.foot, style="dim")
     workers = max(1, len(history.stats.workers))
     if frame.width < WIDE:
@@ -126,7 +126,7 @@ def _best_effort(history: History, frame: Frame, width: int, chart_rows: int) ->
 
 
 def _jobs(jobs: Sequence[JobStatus]) -> Text:
-    """How far the batch job is whose turn it is, and how many there are after it."""
+    """Return the progress of the batch job that runs, and how many wait."""
     if not jobs:
         return Text("no batch job", style="dim")
     job = jobs[0]
@@ -145,7 +145,7 @@ def _queues(row: ClassStats) -> Text:
 
 
 def _slo_met(row: ClassStats, latency: LatencyStats) -> Text:
-    """The share of requests that met their objectives, in the last minute and in total."""
+    """Return the share of requests that met their objectives, in the last minute and in total."""
     share, recent = attainment(row), recent_attainment(latency)
     if share is None:
         return Text()
@@ -160,7 +160,7 @@ def _grade(share: float) -> str:
 
 
 def _latency(name: str, seen: Distribution, objective_s: float) -> Text:
-    """The last minute's percentiles; what exceeds the objective is red, and marked."""
+    """Return percentiles of the last minute; one above the objective is red, and marked."""
     line = Text().append(name, style="bold")
     for label, value_s in percentiles(seen):
         late = value_s is not None and value_s > objective_s
@@ -227,7 +227,7 @@ def _legend(maps: Sequence[BlockMap], frame: Frame) -> Text:
 
 
 def _worker(worker: WorkerStats, frame: Frame, width: int, rows: int, *, named: bool) -> list[Text]:
-    """The worker's map, behind its name if there are several."""
+    """Return the worker's map, after its name if there are several."""
     label = worker.name if worker.ready else f"{worker.name} starting"
     if not worker.blocks.cells:
         return [Text(label)]
@@ -238,7 +238,7 @@ def _worker(worker: WorkerStats, frame: Frame, width: int, rows: int, *, named: 
 
 
 def _chart(label: str, values: Sequence[float], width: int, rows: int, frame: Frame) -> list[Text]:
-    """A labelled course of a number; the label stands in the last row."""
+    """Return a chart with its label in the last row."""
     drawn = bars(values, max(0, width - len(label) - 2), rows, unicode=frame.unicode)
     lines = [Text(" " * len(label) + f"  {line}", style="cyan") for line in drawn[:-1]]
     return [*lines, Text(label).append(f"  {drawn[-1]}", style="cyan")]

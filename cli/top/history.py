@@ -1,4 +1,4 @@
-"""What happened between two statements of the daemon: rates, and how they went."""
+"""Rates between snapshots of the daemon, and how they went."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 from bros.brosd.client.client import Client, JobStatus, Stats
 
-LENGTH = 600  # statements, which come once a second
-SMOOTH = 5  # of the latest make the rate that is shown
+LENGTH = 600  # snapshots, which come once a second
+SMOOTH = 5  # snapshots over which a shown rate is the mean
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the daemon says of itself, and of the batch jobs that are not over, oldest first."""
+    """The daemon's report about itself, and the unfinished batch jobs, oldest first."""
 
     stats: Stats
     jobs: Sequence[JobStatus] = ()
 
 
 def ask(client: Client) -> Snapshot | None:
-    """The daemon's latest statement; None while it starts."""
+    """Return the daemon's latest snapshot; None while it starts."""
     stats = client.status()
     if stats is None:
         return None
@@ -46,7 +46,7 @@ def ask(client: Client) -> Snapshot | None:
 
 
 class History:
-    """The latest statements; `stats` and `jobs` are of the last one."""
+    """The latest snapshots; `stats` and `jobs` are of the last one."""
 
     def __init__(self, first: Snapshot) -> None:
         stats = first.stats
@@ -57,12 +57,12 @@ class History:
         self._iteration_s: deque[float] = deque([stats.iteration_s], maxlen=LENGTH)
 
     def __len__(self) -> int:
-        """Statements that were taken."""
+        """Return the number of snapshots."""
         return len(self._totals)
 
-    def add(self, statement: Snapshot) -> None:
-        """Take a statement, unless it is the one before once more."""
-        stats, self.jobs = statement.stats, statement.jobs
+    def add(self, snapshot: Snapshot) -> None:
+        """Add a snapshot, unless it is the last one again."""
+        stats, self.jobs = snapshot.stats, snapshot.jobs
         if stats.uptime_s == self.stats.uptime_s:
             return
         self.stats = stats
@@ -73,33 +73,33 @@ class History:
 
     @property
     def rates(self) -> Rates:
-        """Of late."""
+        """Mean rates over the last `SMOOTH` snapshots."""
         return _between(self._totals[-min(len(self._totals), SMOOTH + 1)], self._totals[-1])
 
     def course(self, name: str) -> list[float]:
-        """How a rate went, the oldest first."""
+        """Return the values of a rate, the oldest first."""
         return [getattr(rates, name) for rates in self._rates]
 
     @property
     def blocks_used(self) -> list[float]:
-        """How the share of used KV blocks went."""
+        """The share of used KV blocks at each snapshot, the oldest first."""
         return list(self._used)
 
     @property
     def iteration_s(self) -> list[float]:
-        """How the mean time of an iteration went."""
+        """The mean time of an iteration at each snapshot, the oldest first."""
         return list(self._iteration_s)
 
     def as_dict(self) -> dict[str, Any]:
-        """Rates, for JSON."""
+        """Return the rates, for JSON."""
         return {f"{name}_per_s": value for name, value in asdict(self.rates).items()}
 
 
-def extended(history: History | None, statement: Snapshot) -> History:
-    """The history with a statement more; a daemon that has started again begins a new one."""
-    if history is None or statement.stats.uptime_s < history.stats.uptime_s:
-        return History(statement)
-    history.add(statement)
+def extended(history: History | None, snapshot: Snapshot) -> History:
+    """Return the history with one more snapshot; a restarted daemon begins a new history."""
+    if history is None or snapshot.stats.uptime_s < history.stats.uptime_s:
+        return History(snapshot)
+    history.add(snapshot)
     return history
 
 

@@ -1,7 +1,7 @@
 """How long requests wait for tokens: histograms since the start, percentiles of the last minute.
 
-One instance serves all schedulers of a daemon, so what it says needs no merging. Buckets are those
-of vLLM, so that dashboards made for it can be used.
+One instance serves all schedulers of a daemon, so nothing has to be merged. The buckets are those
+of vLLM, so that dashboards made for vLLM can be used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bros.brosd.scheduling.request import Request
 from bros.kv import Klass
 
 WINDOW_S = 60.0
-WINDOW_LENGTH = 2048  # values; beyond, the oldest are left out
+WINDOW_LENGTH = 2048  # values; if there are more, the oldest are left out
 
 # fmt: off
 TTFT_BOUNDS_S = (
@@ -43,7 +43,7 @@ BOUNDS_S = {
 
 
 class Series:
-    """One kind of duration: all of them by bucket, those of the last minute as they were."""
+    """One kind of duration: counts per bucket of all, and exact values of the last minute."""
 
     def __init__(self, bounds_s: tuple[float, ...]) -> None:
         self._bounds_s = bounds_s
@@ -52,14 +52,14 @@ class Series:
         self._recent: deque[tuple[float, float]] = deque(maxlen=WINDOW_LENGTH)
 
     def add(self, now_s: float, value_s: float) -> None:
-        """Take in one duration; one that a clock makes negative counts as none at all."""
+        """Add one duration; a negative one, which a clock can cause, counts as 0."""
         value_s = max(0.0, value_s)
         self._counts[bisect_left(self._bounds_s, value_s)] += 1
         self._sum_s += value_s
         self._recent.append((now_s, value_s))
 
     def distribution(self, now_s: float) -> Distribution:
-        """What has been added, as the wire says it."""
+        """Return what has been added, as the message that carries it."""
         while self._recent and now_s - self._recent[0][0] > WINDOW_S:
             self._recent.popleft()
         ordered = sorted(value_s for _, value_s in self._recent)
@@ -74,13 +74,13 @@ class Series:
 
 
 def percentile(ordered: list[float], share: float) -> float | None:
-    """The smallest value that at least `share` of the values do not exceed; None without any."""
+    """Return the smallest value that at least `share` of all do not exceed; None if empty."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None
 
 
 @dataclass
 class ClassLatency:
-    """The requests of one class."""
+    """Durations of the requests of one class."""
 
     ttft: Series = field(default_factory=lambda: Series(TTFT_BOUNDS_S))
     tpot: Series = field(default_factory=lambda: Series(TPOT_BOUNDS_S))
@@ -91,7 +91,7 @@ class ClassLatency:
 
 @dataclass
 class Latencies:
-    """Both classes."""
+    """Durations of both classes."""
 
     clock: Callable[[], float] = time.monotonic
     _of: dict[Klass, ClassLatency] = field(
@@ -99,7 +99,7 @@ class Latencies:
     )
 
     def token(self, request: Request, now_s: float) -> None:
-        """The request gets a token; its `first_s` and `last_s` are still those before it."""
+        """Note that the request gets a token; call this before `first_s` and `last_s` change."""
         seen = self._of[request.klass]
         if request.last_s is None:
             seen.ttft.add(now_s, now_s - request.arrived_s)
@@ -107,7 +107,7 @@ class Latencies:
             seen.itl.add(now_s, now_s - request.last_s)
 
     def finished(self, request: Request) -> None:
-        """The request has all its tokens."""
+        """Note that the request has all its tokens."""
         if request.first_s is None or request.last_s is None:
             return
         seen = self._of[request.klass]
@@ -118,7 +118,7 @@ class Latencies:
         seen.ends.append((request.last_s, request.in_time))
 
     def stats(self, klass: Klass) -> LatencyStats:
-        """What has been seen of a class."""
+        """Return the statistics of one class."""
         seen, now_s = self._of[klass], self.clock()
         while seen.ends and now_s - seen.ends[0][0] > WINDOW_S:
             seen.ends.popleft()

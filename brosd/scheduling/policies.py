@@ -1,8 +1,8 @@
-"""Which request may claim an iteration first, for how long, and whose KV it may take for that.
+"""Which requests may claim an iteration, in which order, for how long, and whose KV they may take.
 
-A policy only decides; `Packer` applies budgets and moves blocks. Pure: no clock, no I/O. Here are
-the protocol and the policies that do not look at time, to compare with; `slo_policy` has our own,
-and `registry` the names of all.
+A policy only decides; `Packer` applies budgets and moves blocks. Pure: no clock, no I/O. This
+module has the protocol, and policies to compare with, which do not look at time. Ours is in
+`slo_policy`, and the names of all are in `registry`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bros.kv import Klass
 class Agenda:
     """What may run in an iteration: `requests` in the order in which they may claim it.
 
-    `limit_s` is how long it may take; with any BE request in it, `be_limit_s`. `urgent` requests
-    get a little in any case.
+    The iteration may take `limit_s`, or `be_limit_s` if a BE request is in it. `urgent` requests
+    get a little of it in any case.
     """
 
     requests: Iterable[Request]
@@ -35,23 +35,23 @@ class Agenda:
 
 
 class Policy(Protocol):
-    """Requests that run come in order of admission, those that wait in order of arrival."""
+    """Running requests come in order of admission, waiting ones in order of arrival."""
 
     class_blind: bool
-    """Whether RT and BE are the same to it: then no KV is reserved for RT, and a victim loses all
-    of its KV, as in vLLM."""
+    """Whether it treats RT and BE alike. Then no KV is reserved for RT, and a victim loses all of
+    its KV, as in vLLM."""
 
     def agenda(
         self, running: Sequence[Request], waiting: Waiting, now_s: float, cost: CostModel
     ) -> Agenda:
-        """What the iteration that starts now is for."""
+        """Return what may run in the iteration that starts at `now_s`."""
 
     def victims(self, request: Request, running: Sequence[Request]) -> list[Request]:
-        """Requests whose KV `request` may take, the first to be hurt first."""
+        """Return the requests whose KV `request` may take, in the order in which they lose it."""
 
 
 class Fcfs:
-    """First come, first served, blind to classes: vLLM's default, our baseline."""
+    """First come, first served, whatever the class: vLLM's default, and our baseline."""
 
     class_blind = True
 
@@ -65,7 +65,7 @@ class Fcfs:
 
 
 class Tgi(Fcfs):
-    """Prompts before decodes, which wait meanwhile: the rule of TGI, the paper's other baseline."""
+    """Prompts first, while decodes wait: the rule of TGI, the paper's other baseline."""
 
     def agenda(
         self, running: Sequence[Request], waiting: Waiting, now_s: float, cost: CostModel
@@ -91,7 +91,7 @@ class Priority:
 
 
 class RoundRobin(Priority):
-    """The classes take turns in going first: what one leaves of an iteration, the other has."""
+    """The classes take turns in going first; the other class gets what is left of the iteration."""
 
     def __init__(self) -> None:
         self._turn = Klass.BE
@@ -106,10 +106,10 @@ class RoundRobin(Priority):
 
 
 class Fallback:
-    """Decodes, then prompts in order of arrival, at any length: for when a policy has failed.
+    """Used when a policy has failed: decodes, then prompts in order of arrival, without a limit.
 
-    Its victims are those of the class-blind policies or those of the others, so that it does not
-    undo what the policy that it stands in for has done.
+    It chooses victims as the failed policy's kind does, class-blind or not, so that it does not
+    undo what that policy has done.
     """
 
     def __init__(self, class_blind: bool) -> None:
@@ -126,17 +126,17 @@ class Fallback:
 
 
 def of_class(klass: Klass, requests: Iterable[Request]) -> Iterator[Request]:
-    """Those of one class, in their order."""
+    """Return the requests of one class, in the same order."""
     return (request for request in requests if request.klass is klass)
 
 
 def in_order_of_arrival(waiting: Waiting) -> Iterator[Request]:
-    """Both queues as one; each keeps its order."""
+    """Return both queues merged by time of arrival."""
     return merge(*waiting.values(), key=lambda request: request.arrived_s)
 
 
 def below(request: Request, running: Sequence[Request]) -> list[Request]:
-    """Whom a request may hurt: later ones of its class, and for RT all of BE before them."""
+    """Return later requests of its class; for an RT request, all BE requests before these."""
     later = [other for other in later_than(request, running) if other.klass is request.klass]
     if request.klass is Klass.BE:
         return later
@@ -144,7 +144,7 @@ def below(request: Request, running: Sequence[Request]) -> list[Request]:
 
 
 def later_than(request: Request, running: Sequence[Request]) -> list[Request]:
-    """Who was admitted later, latest first; nobody if the request is not admitted yet."""
+    """Return those admitted later, the latest first; none if the request is not admitted."""
     if request not in running:
         return []
     return list(running[: running.index(request) : -1])

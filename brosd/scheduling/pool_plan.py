@@ -20,12 +20,12 @@ class PoolPlan:
 
     @property
     def _blind(self) -> bool:
-        """Whether the policy knows no classes."""
+        """Whether the policy is blind to classes."""
         return POLICIES[self.config.scheduler.policy].class_blind
 
     @property
     def _mode(self) -> KvMode:
-        """Without classes, victims lose everything, as in vLLM."""
+        """How victims lose KV; under a class-blind policy they lose all of it, as in vLLM."""
         mode = self.config.kv.mode
         return "recompute" if self._blind and mode == "bidirectional" else mode
 
@@ -40,7 +40,7 @@ class PoolPlan:
 
     @property
     def max_len(self) -> int:
-        """Tokens that a request of either class can have."""
+        """The most tokens that a request of either class can have."""
         usable = self.geometry.num_blocks - self.rt_reserve
         return min(self.geometry.max_len, usable * self.geometry.block_size)
 
@@ -53,7 +53,7 @@ class PoolPlan:
 
     @property
     def max_copies(self) -> int:
-        """Copies in one iteration; swapping makes as many as it has to, at once."""
+        """The most copies in one iteration; with `swap`, any number that is needed."""
         if self._mode == "swap":
             return 2 * self.geometry.num_blocks
         return max(1, self.config.kv.copy_bytes_per_step // self._block_bytes)
@@ -77,7 +77,7 @@ class PoolPlan:
 
     @property
     def _rt_cached(self) -> int:
-        """Cached prefixes that are kept for RT: the longest BE request must always fit beside."""
+        """Blocks of cached prefixes kept for RT; the longest BE request always fits beside them."""
         num_blocks = self.geometry.num_blocks
         longest = -(-self.max_len // self.geometry.block_size)
         wanted = int(num_blocks * self.config.kv.rt_cached)

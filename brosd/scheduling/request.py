@@ -1,4 +1,4 @@
-"""One request as the scheduler sees it: its tokens, its limits, its row."""
+"""One request as the scheduler sees it: its tokens, its limits and its row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bros.kv import Klass
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """`tokens` holds the prompt and all that was sampled; it outlives rows and workers."""
+    """`tokens` holds the prompt and all sampled tokens; it outlives rows and workers."""
 
     rid: int
     klass: Klass
@@ -30,13 +30,13 @@ class Request:
     sampling: Sampling
     stop_ids: frozenset[int]
     slo: Slo | None
-    row: int | None = None  # None while it waits
+    row: int | None = None  # None while the request waits
     known_to_worker: bool = False
-    losses: int = 0  # workers that died while they ran it
+    losses: int = 0  # workers that died while they ran the request
     aborted: bool = False
     num_computed: int = 0  # tokens whose KV was ever computed
     first_s: float | None = None  # when the first token was sampled
-    last_s: float | None = None  # and the newest
+    last_s: float | None = None  # when the newest token was sampled
     recoveries: int = 0  # times that it lost KV and got it back
 
     @classmethod
@@ -55,9 +55,9 @@ class Request:
         )
 
     def due_s(self, aim: float = 1.0) -> float:
-        """When the next token is due, if each is aimed at `aim` of its objective; CLOCK_MONOTONIC.
+        """Return when the next token is due (CLOCK_MONOTONIC), each at `aim` times its objective.
 
-        Never, for a request without objectives.
+        Return infinity for a request without objectives.
         """
         if self.slo is None:
             return math.inf
@@ -67,7 +67,7 @@ class Request:
 
     @property
     def in_time(self) -> bool:
-        """Whether its tokens so far have met its objectives: TPOT is a mean over the output."""
+        """Whether its tokens so far have met its objectives. TPOT is the mean over the output."""
         if self.slo is None or self.first_s is None or self.last_s is None:
             return False
         tpot_s = (self.last_s - self.first_s) / max(1, self.num_output - 1)
@@ -83,7 +83,7 @@ class Request:
         return len(self.tokens) - self.num_computed
 
     def append(self, token: int, max_len: int) -> FinishReason:
-        """Take a sampled token; says whether it was the last one."""
+        """Append a sampled token. Return why the request is finished, or NONE if it is not."""
         self.tokens.append(token)
         if token in self.stop_ids:
             return FinishReason.STOP
@@ -92,7 +92,7 @@ class Request:
         return FinishReason.NONE
 
     def new_row(self, row: int) -> NewRow:
-        """What a worker must know before the request's first iteration in `row`."""
+        """Return what a worker must know before the request's first iteration in `row`."""
         return NewRow(
             row=row,
             tokens=pack_ids(self.tokens),

@@ -1,4 +1,4 @@
-"""A daemon of a benchmark's own: scratch folders, a free port, and what its `/metrics` say."""
+"""A daemon of a benchmark's own: scratch folders, a free port, and its `/metrics`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bros.cli.bench.servers import Metrics, metrics_of, private_daemon
 
 @dataclass(frozen=True)
 class Daemon:
-    """A running one."""
+    """A running daemon."""
 
     url: str
 
     def metrics(self) -> Metrics:
-        """As `metrics_of`."""
+        """Return the samples of `/metrics`, and raise as `metrics_of` does."""
         return metrics_of(self.url)
 
 
 @contextmanager
 def daemon(*settings: str) -> Iterator[Daemon]:
-    """Starts `brosd` with these settings; stops it at the end, whatever happened."""
+    """Start `brosd` with these settings, and stop it at the end, whatever happened."""
     with private_daemon(settings) as url:
         yield Daemon(url)

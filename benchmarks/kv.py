@@ -1,7 +1,7 @@
 """KV modes under memory pressure, on the live system: `python -m benchmarks.kv`.
 
-RT requests in bursts (Poisson, for five seconds of each fifteen) over a closed loop of BE requests,
-in a pool of a tenth of what these would like to have; the same trace for each mode.
+RT requests come in bursts (Poisson, for five seconds of each fifteen) over a closed loop of BE
+requests. The pool is a tenth of what these could use. Each mode gets the same trace.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MODES = {
 
 
 def body(rng: random.Random, num_input: int, num_output: int, tier: str) -> dict[str, object]:
-    """A request of exactly these lengths, with a prompt of its own."""
+    """Return a request of exactly these lengths, with a prompt of its own."""
     return {
         "model": MODEL,
         "prompt": [rng.randrange(100, 49000) for _ in range(num_input)],
@@ -50,7 +50,7 @@ def body(rng: random.Random, num_input: int, num_output: int, tier: str) -> dict
 
 @dataclass
 class Run:
-    """One mode's traffic for `duration_s`, and what it saw."""
+    """The traffic of one mode for `duration_s`, and what was measured."""
 
     url: str
     duration_s: float
@@ -59,7 +59,7 @@ class Run:
     rt_ttfts_s: list[float] = field(default_factory=list)
 
     async def go(self, server: Daemon) -> list[Metrics]:
-        """Run the traffic; returns the metrics of each second."""
+        """Run the traffic and return the metrics of each second."""
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(timeout=None, limits=limits) as client:
             self._end_s = time.monotonic() + self.duration_s
@@ -108,7 +108,7 @@ class Run:
     async def _stream(
         self, client: httpx.AsyncClient, request: dict[str, object]
     ) -> AsyncIterator[str]:
-        """The request's events, one per token."""
+        """Yield the request's events, one per token."""
         async with client.stream("POST", f"{self.url}/v1/completions", json=request) as response:
             response.raise_for_status()
             async for line in response.aiter_lines():
@@ -120,7 +120,7 @@ Figures = dict[str, float]
 
 
 def figures(run: Run, samples: list[Metrics]) -> Figures:
-    """What one mode made of the trace."""
+    """Return the figures of one mode."""
     last = samples[-1]
     used = [1 - s["bros_kv_blocks_free", ""] / s["bros_kv_blocks_total", ""] for s in samples]
     rt_tokens = max(1, run.rt_tokens)
@@ -138,7 +138,7 @@ def figures(run: Run, samples: list[Metrics]) -> Figures:
 
 
 def table(found: dict[str, list[Figures]]) -> Table:
-    """Means over the rounds."""
+    """Return the means over the rounds."""
     view = Table("mode", *COLUMNS)
     for name, rounds in found.items():
         means = {column: mean(figures[column] for figures in rounds) for column in COLUMNS}
@@ -147,12 +147,12 @@ def table(found: dict[str, list[Figures]]) -> Table:
 
 
 COLUMNS = {
-    "RT wait ms": "all time that RT requests waited for blocks",
+    "RT wait ms": "total time that RT requests waited for blocks",
     "RT TTFT ms": "mean",
     "BE taken": "tokens of BE taken from the pool, per RT token served",
     "BE lost": "tokens of BE that had to be computed again, per RT token served",
     "copies MiB": "to host memory, back, and within the pool",
-    "copies s": "in all",
+    "copies s": "in total",
     "BE tokens/s": "output",
     "KV used %": "mean share of blocks with an owner",
 }
@@ -170,7 +170,7 @@ def main() -> None:
     demand = BE_IN_FLIGHT * (BE_INPUT + BE_OUTPUT) // arguments.block_size
     found: dict[str, list[Figures]] = {name: [] for name in arguments.modes.split(",")}
     for number in range(arguments.rounds):
-        # There and back again: drifts of the machine meet all modes.
+        # Every second round runs backwards, so that a drift of the machine affects all modes.
         for name in [*found][:: -1 if number % 2 else 1]:
             pool = [f"kv.num_blocks={demand // 10}", f"kv.block_size={arguments.block_size}"]
             with daemon(*pool, *MODES[name]) as server:

@@ -1,8 +1,8 @@
-"""A model with random weights, to measure with where none of that size is at hand.
+"""A model with random weights, for measurements where no real model of that size is at hand.
 
-`python -m benchmarks.random_model FOLDER` writes one of the shape of Llama 3 8B, 7.4B parameters
-with the default model's vocabulary: as fast as a real one, and its text is noise. Then
-`bros bench hybrid --set model.name=FOLDER` and `python -m benchmarks.executor FOLDER`.
+`python -m benchmarks.random_model FOLDER` writes one in the shape of Llama 3 8B: 7.4B parameters,
+with the default model's vocabulary. It is as fast as a real one, and its text is noise. Measure it
+with `bros bench hybrid --set model.name=FOLDER` and `python -m benchmarks.executor FOLDER`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
 def make(folder: Path, like: Path, hidden: int, layers: int) -> int:
-    """Write the model, with the tokenizer of the folder `like`; the number of its parameters."""
+    """Write the model with the tokenizer of the folder `like`. Return its number of parameters."""
     known = AutoConfig.from_pretrained(like, local_files_only=True)
     config = LlamaConfig(
         vocab_size=known.vocab_size,
@@ -43,7 +43,7 @@ def make(folder: Path, like: Path, hidden: int, layers: int) -> int:
 
 
 def main() -> None:
-    """Make it, and say how large it is."""
+    """Make the model and print its size."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hidden", type=int, default=4096, help="a multiple of 512")

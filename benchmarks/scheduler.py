@@ -50,7 +50,7 @@ class Driver:
         self._num_requests = 0
 
     def admit(self, klass: Klass) -> None:
-        """A request with a prompt of its own."""
+        """Admit a request with a prompt of its own."""
         self._num_requests += 1
         prompt = [self._rng.randrange(49152) for _ in range(PROMPT)]
         self.scheduler.admit(
@@ -66,7 +66,7 @@ class Driver:
         )
 
     def step(self) -> tuple[float, float, int]:
-        """Seconds that planning an iteration took, and taking in its tokens; its sequences."""
+        """Return seconds to plan an iteration, seconds to take in its tokens, and its sequences."""
         began_s = time.perf_counter()
         plan = self.scheduler.plan()
         planned_s = time.perf_counter()
@@ -91,14 +91,14 @@ class Driver:
 
 
 def measure(folder: Path, num_sequences: int, num_blocks: int) -> str:
-    """One line of the table: a quarter of the sequences is real-time."""
+    """Return one line of the table; a quarter of the sequences is real-time."""
     driver = Driver(folder, num_sequences, num_blocks)
     steps = []
     for iteration in range(2 * ITERATIONS):
         while driver.scheduler.num_requests < num_sequences + 8:
             driver.admit(Klass.RT if driver.scheduler.num_requests % 4 == 0 else Klass.BE)
         step = driver.step()
-        if iteration >= ITERATIONS:  # all sequences run by then
+        if iteration >= ITERATIONS:  # now all sequences run
             steps.append(step)
     plan_ms = [1000 * plan_s for plan_s, _, _ in steps]
     total_ms = [1000 * (plan_s + done_s) for plan_s, done_s, _ in steps]

@@ -1,4 +1,4 @@
-"""Load on a running server: streams that are held, and a long batch file.
+"""Load on a running server: streams that stay open, and a long batch file.
 
     python -m benchmarks.service --url http://127.0.0.1:8000 --runtime /run/bros \
         --streams 500 --seconds 120 --lines 100000
@@ -22,7 +22,7 @@ LINE_TOKENS = 8
 
 
 def rss_mb(runtime: Path) -> dict[str, float]:
-    """Resident memory of the daemon and its children."""
+    """Return the resident memory of the daemon and its children."""
     pid = running_pid(runtime) or 0
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     found = {}
@@ -35,7 +35,7 @@ def rss_mb(runtime: Path) -> dict[str, float]:
 
 
 async def hold(url: str, model: str, until_s: float, counts: Counter[str]) -> None:
-    """Streams, one after another, until the time is over."""
+    """Run streams, one after another, until the time is over."""
     body = {"model": model, "prompt": "Once upon a time", "max_tokens": 400, "stream": True}
     body |= {"ignore_eos": True, "slo": {"ttft_ms": 60_000, "tpot_ms": 60_000}}
     async with httpx.AsyncClient(timeout=300.0) as client:
@@ -72,7 +72,7 @@ def lines(model: str, count: int) -> Iterator[bytes]:
 
 
 def batch(url: str, model: str, runtime: Path, count: int) -> None:
-    """Upload, create, and wait until every line is stored and the job runs."""
+    """Upload a file, create a job, and wait until every line is stored and the job runs."""
     content = b"".join(lines(model, count))
     with httpx.Client(base_url=url, timeout=300.0) as client:
         began_s = time.monotonic()

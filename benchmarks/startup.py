@@ -1,7 +1,7 @@
 """How long the command line takes to its first picture: `python -m benchmarks.startup`.
 
-`bros --help` to its end; `bros chat` and `bros top` to what a user waits for, on a terminal,
-against the daemon that runs (start one first). Medians of ten.
+`bros --help` is measured to its end, `bros chat` and `bros top` to what a user waits for, on a
+terminal and with a running daemon (start one first). Medians of ten.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class DemoError(RuntimeError):
 
 def main() -> int:
     FOLDER.mkdir(exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemon is stopped then
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the daemon is stopped
     state = tempfile.mkdtemp(prefix="state-", dir=FOLDER.resolve())
     runtime = tempfile.mkdtemp(prefix="bros-demo-")  # sockets need a short path
     os.environ.update(BROS_STATE_DIR=state, BROS_RUNTIME_DIR=runtime)
@@ -107,7 +107,7 @@ def ask(question: str) -> None:
 
 
 def check_results() -> None:
-    """Every line of the batch has exactly one result, and an answer in it."""
+    """Check that each line of the batch has exactly one result, with an answer in it."""
     asked = [json.loads(line)["custom_id"] for line in BATCH.open()]
     results = [json.loads(line) for line in RESULTS.open()]
     if sorted(result["custom_id"] for result in results) != sorted(asked):
@@ -123,7 +123,7 @@ def is_answer(result: dict[str, Any]) -> bool:
 
 
 def program(name: str) -> str:
-    """A command of the environment that runs this script."""
+    """Return the path of a command in the environment that runs this script."""
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     found = shutil.which(name, path=os.pathsep.join(folders))
     if found is None:
@@ -141,7 +141,7 @@ def run_json(name: str, *arguments: str) -> Any:
 
 
 def free_port(preferred: int = 8000) -> int:
-    """The preferred port, or any free one if it is taken."""
+    """Return the preferred port, or any free one if it is taken."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             try:

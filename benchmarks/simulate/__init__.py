@@ -1,1 +1,1 @@
-"""The scheduler on a virtual clock, beside large models on large GPUs."""
+"""The scheduler on a virtual clock, with large models on large GPUs."""

@@ -1,6 +1,6 @@
 """The paper's comparisons on a virtual clock: `python -m benchmarks.simulate --traces FOLDER`.
 
-Runs the daemon's scheduler and allocator against cost models of large GPUs and models, RT arriving
+Runs the daemon's scheduler and allocator against cost models of large GPUs and models. RT arrives
 as in the Azure conversation trace, over a backlog of long BE requests.
 """
 
@@ -17,12 +17,12 @@ from benchmarks.simulate.trace import TraceError, long_documents, read
 from benchmarks.simulate.truth import PAIRS
 from benchmarks.simulate.world import Setup
 
-BACKLOG = 20_000  # BE requests; they are used again in the same order after that
+BACKLOG = 20_000  # BE requests; after the last one they begin again
 
 
 @dataclass(frozen=True)
 class Study:
-    """One pair's runs, the sweeps at half the length."""
+    """The runs of one pair; the sweeps run for half the time."""
 
     pair: str
     duration_s: float
@@ -30,7 +30,7 @@ class Study:
     jobs: int
 
     def lines(self, out: Path | None) -> Iterator[str]:
-        """Its tables, as soon as they are there; with `out`, its picture too."""
+        """Yield each table as soon as it is ready; with `out`, write the picture too."""
         half_s = self.duration_s / 2
         runs = compare.policies(self.pair, self.duration_s)
         found = self._run(runs.values())
@@ -61,9 +61,9 @@ class Study:
 
 
 def main() -> None:
-    """Print the tables; with --out, sweep and draw too."""
+    """Print the tables; with --out, run the sweeps and draw too."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--traces", type=Path, default=Path("traces"), help="with conv and code")
+    parser.add_argument("--traces", type=Path, default=Path("traces"), help="has conv and code")
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
     parser.add_argument("--duration", type=float, default=600.0, help="virtual seconds per run")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
@@ -74,7 +74,7 @@ def main() -> None:
     except TraceError as error:
         sys.exit(f"error: {error}")
     if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)  # not after minutes of work
+        arguments.out.mkdir(parents=True, exist_ok=True)  # fails now, not after minutes
     traffic = compare.Traffic(rt=conv, be=long_documents(code, conv, BACKLOG, seed=1))
     lines = []
     for pair in arguments.pairs:

@@ -1,4 +1,4 @@
-"""The paper's comparisons: which runs they are made of, and what is kept of each run."""
+"""The paper's comparisons: the runs that they consist of, and what is kept of each run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.simulate.trace import Floats, Trace
 from benchmarks.simulate.truth import PAIRS
 from benchmarks.simulate.world import Setup, simulate
 
-# Baselines keep KV as the systems do that they stand for: a victim loses all of it.
+# Baselines keep KV as the systems that they stand for: a victim loses all of it.
 POLICIES = {
     "bros": Setup("", "bros"),
     "priority": Setup("", "priority", kv_mode="recompute"),
@@ -34,7 +34,7 @@ RATES = (0.5, 1.0, 1.5, 2.0, 3.0)  # times the pair's usual RT rate
 
 @dataclass(frozen=True)
 class Traffic:
-    """RT arrivals, and the lengths of BE requests."""
+    """The arrivals of RT requests and the lengths of BE requests."""
 
     rt: Trace
     be: Trace
@@ -42,7 +42,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Times:
-    """Mean and 99th percentile, in seconds; infinite if so many had no answer."""
+    """Mean and 99th percentile in seconds; infinite if too many answers are missing."""
 
     mean: float
     p99: float
@@ -68,7 +68,7 @@ class Summary:
     iteration_s: float
     cost_error: float
     cpu_s: float
-    lost_tokens: int  # of BE, computed again
+    lost_tokens: int  # tokens of BE that were computed again
     copy_bytes: int
 
     @classmethod
@@ -95,7 +95,7 @@ Runs = dict[str, Setup]
 
 
 def policies(pair: str, duration_s: float) -> Runs:
-    """Each policy under the pair's usual traffic, and each class alone."""
+    """Return each policy under the pair's usual traffic, and each class alone."""
     runs = policies_only(pair, duration_s)
     bros = runs["bros"]
     alone = {"RT alone": replace(bros, be_in_flight=0), "BE alone": replace(bros, rt_rate=0.0)}
@@ -103,17 +103,17 @@ def policies(pair: str, duration_s: float) -> Runs:
 
 
 def policies_only(pair: str, duration_s: float) -> Runs:
-    """`policies` without the classes alone."""
+    """Return `policies` without the runs of one class alone."""
     return _under(POLICIES, pair, 1.0, duration_s)
 
 
 def kv_modes(pair: str, duration_s: float) -> Runs:
-    """The same traffic and policy on each way to keep KV, with the RT rate at twice the usual."""
+    """Return one run for each way to keep KV, all with `bros` at twice the usual RT rate."""
     return _under(KV, pair, 2.0, duration_s)
 
 
 def _under(setups: Runs, pair: str, load: float, duration_s: float) -> Runs:
-    """The setups on a pair, with `load` times its usual RT traffic."""
+    """Return the setups on a pair, with `load` times its usual RT traffic."""
     rate = load * PAIRS[pair].rt_rate
     return {
         name: replace(setup, pair=pair, rt_rate=rate, duration_s=duration_s)
@@ -122,19 +122,19 @@ def _under(setups: Runs, pair: str, load: float, duration_s: float) -> Runs:
 
 
 def over_slo_scale(pair: str, duration_s: float) -> dict[float, Runs]:
-    """Each policy with tighter and with wider objectives."""
+    """Return each policy with tighter and with wider objectives."""
     runs = policies_only(pair, duration_s)
     return {x: {n: replace(s, slo_scale=x) for n, s in runs.items()} for x in SLO_SCALES}
 
 
 def over_rate(pair: str, duration_s: float) -> dict[float, Runs]:
-    """Each policy with less and with more RT traffic."""
+    """Return each policy with less and with more RT traffic."""
     runs = policies_only(pair, duration_s)
     return {x: {n: replace(s, rt_rate=x * s.rt_rate) for n, s in runs.items()} for x in RATES}
 
 
 def run(setups: Setups, traffic: Traffic, jobs: int) -> dict[Setup, Summary]:
-    """All of them, each once, `jobs` at a time."""
+    """Run each setup once, `jobs` at a time, and return what is kept of each."""
     todo = list(dict.fromkeys(setups))
     with ProcessPoolExecutor(jobs) as pool:
         rts, bes = [traffic.rt] * len(todo), [traffic.be] * len(todo)

@@ -13,11 +13,11 @@ from bros.kv import KvCounters
 
 @dataclass(frozen=True)
 class Answers:
-    """RT requests, one element each; infinite where no answer was given in time.
+    """One element for each RT request; infinite where no answer was given in time.
 
-    `ttft_s`, `e2e_s` since arrival; `tpot_s` the mean time between tokens; `pace_s` the slowest
-    pace since the first token: (when token k came - when the first came) / k, over all k. `tpot_s`
-    and `pace_s` are 0 for answers of one token.
+    `ttft_s` and `e2e_s` count from arrival. `tpot_s` is the mean time between tokens, `pace_s` the
+    slowest pace since the first token: the maximum over k of (when token k came - when the first
+    came) / k. `tpot_s` and `pace_s` are 0 for answers of one token.
     """
 
     ttft_s: Floats
@@ -29,11 +29,11 @@ class Answers:
         return len(self.ttft_s)
 
     def attained(self, slo: Slo) -> float:
-        """Share of requests whose first token, and whose mean pace, met the objectives."""
+        """Return the share of requests whose first token and mean pace met the objectives."""
         return self._share((self.ttft_s <= slo.ttft_s) & (self.tpot_s <= slo.tpot_s))
 
     def attained_finely(self, slo: Slo) -> float:
-        """Share of requests of which every single token came when it was due."""
+        """Return the share of requests in which no token came later than it was due."""
         return self._share((self.ttft_s <= slo.ttft_s) & (self.pace_s <= slo.tpot_s))
 
     def _share(self, met: np.typing.NDArray[np.bool_]) -> float:
@@ -42,7 +42,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run. Rates are in tokens/s, each token counted once however often it was computed."""
+    """One run. Rates are in tokens/s; each token counts once, however often it was computed."""
 
     rt: Answers
     be_prompt_rate: float
@@ -56,13 +56,13 @@ class Outcome:
 
     @property
     def be_rate(self) -> float:
-        """Prompt and output tokens per second."""
+        """Prompt and output tokens of BE per second."""
         return self.be_prompt_rate + self.be_output_rate
 
 
 @dataclass
 class Streams:
-    """Writes down when each RT request got its tokens."""
+    """Records when each RT request got its tokens."""
 
     trace: Trace
     num_open: int = field(init=False)  # requests without their last token
@@ -77,7 +77,7 @@ class Streams:
         self._pace_s = [0.0] * count
 
     def token(self, rid: int, now_s: float) -> None:
-        """The next token of request `rid` came."""
+        """Note that the next token of request `rid` came."""
         count = self._num_tokens[rid]
         self._num_tokens[rid] = count + 1
         if count == 0:
@@ -91,7 +91,7 @@ class Streams:
             self.num_open -= 1
 
     def since(self, start_s: float) -> Answers:
-        """Of the requests that arrived after `start_s`."""
+        """Return the answers of the requests that arrived after `start_s`."""
         arrivals_s = self.trace.arrivals_s
         first_s, last_s = np.array(self._first_s), np.array(self._last_s)
         gaps = np.maximum(1, self.trace.outputs - 1)

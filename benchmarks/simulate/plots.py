@@ -1,4 +1,4 @@
-"""A picture per pair: attainment over objectives and over load, latency and throughput."""
+"""A picture for each pair: attainment over objectives and over load, latency, throughput."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS |= {"fcfs": "tab:red", "RT alone": "tab:gray", "BE alone": "tab:gray"}
 
 
 def draw(title: str, runs: Runs, sweeps: Mapping[str, Sweep], found: Found, path: Path) -> None:
-    """Write the picture as a PNG. `sweeps`: by the label of what is swept."""
+    """Write the picture as a PNG. The keys of `sweeps` are labels of what is swept."""
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle(title)
     axes = list(figure.subplots(2, 2).flat)

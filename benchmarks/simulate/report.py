@@ -1,4 +1,4 @@
-"""Tables of what `compare` found, in Markdown: terminals show them as well as pages do."""
+"""Tables of what `compare` found, in Markdown, which is readable on a terminal too."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOUR_S = 3600.0
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned Markdown."""
+    """Return an aligned Markdown table."""
     lines = [list(columns), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     lines.insert(1, ["-" * width for width in widths])
@@ -45,7 +45,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def policy_table(runs: Runs, found: Found) -> str:
-    """Everything about each policy; times are mean / p99."""
+    """Return everything about each policy; times are mean / p99."""
     return table(POLICY_COLUMNS, ([name, *_cells(s, found[s])] for name, s in runs.items()))
 
 
@@ -65,7 +65,7 @@ def _cells(setup: Setup, one: Summary) -> list[str]:
 
 
 def claim_table(runs: Runs, found: Found) -> str:
-    """`bros` in relation to each other policy, as the paper puts it."""
+    """Return `bros` in relation to each other policy, in the paper's terms."""
     ours = found[runs["bros"]]
     rows = []
     for name, setup in runs.items():
@@ -85,7 +85,7 @@ def claim_table(runs: Runs, found: Found) -> str:
 
 
 def sweep_table(what: str, sweep: Sweep, found: Found) -> str:
-    """Per value of what is swept and policy: every objective met, and BE tokens/s."""
+    """Return attainment and BE tokens/s of each policy for each value of what is swept."""
     names = list(next(iter(sweep.values())))
     rows = (
         [
@@ -98,7 +98,7 @@ def sweep_table(what: str, sweep: Sweep, found: Found) -> str:
 
 
 def kv_table(runs: Runs, found: Found) -> str:
-    """What each way to keep KV costs and brings."""
+    """Return what each way to keep KV costs and gains."""
     rows = (
         [
             name,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 SOURCE = "https://github.com/Azure/AzurePublicDataset/tree/master/data"
-NAMES = ("{}.csv", "AzureLLMInferenceTrace_{}.csv")  # short, and as published
+NAMES = ("{}.csv", "AzureLLMInferenceTrace_{}.csv")  # short names, and names as published
 COLUMNS = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
 
 Ints = npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ class Trace:
         return len(self) / float(self.arrivals_s[-1])
 
     def at_rate(self, rate: float, duration_s: float) -> Trace:
-        """The same pattern, faster or slower, repeated to fill `duration_s`."""
+        """Return the same pattern, faster or slower, repeated to fill `duration_s`."""
         count = int(np.ceil(duration_s * rate)) + 1
         index = np.arange(count) % len(self)
         round_s = np.arange(count) // len(self) * (self.arrivals_s[-1] + 1 / self.rate)
@@ -52,13 +52,13 @@ class Trace:
         return Trace(arrivals_s[: len(index)], self.prompts[index], self.outputs[index])
 
     def clipped(self, max_len: int) -> Trace:
-        """No request longer than `max_len`: prompts lose what is too much."""
+        """Return the trace with prompts cut so that no request is longer than `max_len`."""
         outputs = np.minimum(self.outputs, max_len // 2)
         return Trace(self.arrivals_s, np.minimum(self.prompts, max_len - outputs), outputs)
 
 
 def read(folder: Path, name: str) -> Trace:
-    """The trace `name` (`conv` or `code`) in a folder. TraceError if it is not there, or none."""
+    """Read the trace `name` (`conv` or `code`). Raise TraceError if it is missing or malformed."""
     paths = [folder / pattern.format(name) for pattern in NAMES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
@@ -84,7 +84,7 @@ def _trace(path: Path, lines: list[dict[str, str]]) -> Trace:
 
 
 def long_documents(prompts: Trace, answers: Trace, count: int, seed: int) -> Trace:
-    """A backlog of best-effort work: prompts of one trace, answers as long as the other's."""
+    """Return a backlog of BE work: prompts of one trace with answers as long as the other's."""
     rng = np.random.default_rng(seed)
     return Trace(
         np.zeros(count),

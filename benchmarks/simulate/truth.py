@@ -1,7 +1,7 @@
 """How long an iteration truly takes on a GPU, from first principles: FLOPs, bytes, links.
 
 The scheduler never sees this module: it learns from the times that come out of it, as it does from
-those of a real worker. Peak rates are the makers' (dense bf16); of each a stated share is achieved.
+those of a real worker. Peak rates are the makers' (dense bf16); a stated share of each is achieved.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from bros.brosd.protocol.wire import Slo
 
 Ints = npt.NDArray[np.int64]
 
-BYTES = 2  # of a weight, an activation or a key: all bf16
+BYTES = 2  # of a weight, an activation or a key; all are bf16
 BANDWIDTH_SHARE = 0.80  # of the memory's peak; large copies and GEMVs reach 80 to 90 %
 ATTENTION_SHARE = 0.35  # of the peak FLOP/s in prefill attention over paged keys
 LINK_SHARE = 0.75  # of PCIe and NVLink
 HIDING = 0.5  # of an iteration's compute time that copies over PCIe can hide behind
 LAUNCH_S = 2.5e-3  # per iteration: launches (graphs replayed), messages, planning
 SEQUENCE_S = 8e-6  # per sequence: inputs, sampling, detokenizing
-ALLREDUCE_S = 8e-6  # latency of one
-MEMORY_SHARE = 0.90  # of the GPU's memory that is used at all
+ALLREDUCE_S = 8e-6  # latency of one all-reduce
+MEMORY_SHARE = 0.90  # of the GPU's memory that is used
 SCRATCH_BYTES = 2e9  # per GPU: activations, graphs
 NOISE = 0.03  # sigma of the lognormal noise on an iteration
 
@@ -56,13 +56,13 @@ class Model:
 
     @property
     def linear_params(self) -> int:
-        """Parameters that every token is multiplied by."""
+        """Parameters that each token is multiplied by."""
         attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads)
         return self.layers * (attention + 3 * self.hidden * self.inner)
 
     @property
     def weight_bytes(self) -> int:
-        """Of all weights, embedding and head apart."""
+        """Bytes of all weights; embedding and head count separately."""
         return BYTES * (self.linear_params + 2 * self.vocab * self.hidden)
 
     @property
@@ -71,7 +71,7 @@ class Model:
 
     @property
     def activation_bytes_per_token(self) -> int:
-        """What the linears read and write besides weights."""
+        """Bytes that linear layers read and write besides weights."""
         per_layer = 6 * self.hidden + 2 * self.head_dim * self.kv_heads + 3 * self.inner
         return BYTES * self.layers * per_layer
 
@@ -104,7 +104,7 @@ class Pair:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that the pool holds: what weights and scratch leave of the memory."""
+        """Tokens that fit into the memory that weights and scratch leave."""
         per_gpu = MEMORY_SHARE * self.gpu.memory - SCRATCH_BYTES
         return int((self.num_gpus * per_gpu - self.model.weight_bytes) / self._kv_bytes)
 
@@ -113,7 +113,7 @@ class Pair:
         return self.model.kv_bytes_per_token
 
     def iteration_s(self, work: Work) -> tuple[float, float]:
-        """Seconds of compute, and of copies that nothing hides; without noise."""
+        """Return seconds of compute, and of copies that nothing hides, without noise."""
         num_tokens = int(work.counts.sum())
         compute_s = LAUNCH_S + SEQUENCE_S * len(work.counts)
         compute_s += self._linear_s(num_tokens, work.num_samples)
@@ -133,11 +133,11 @@ class Pair:
         return max(flops / (self._flops * self.gpu.linear_share), num_bytes / self._bandwidth)
 
     def _attention_s(self, starts: Ints, counts: Ints) -> float:
-        """Decodes read their keys; prompt chunks do, or compute for longer."""
+        """Decodes read their keys; prompt chunks read or compute, whichever takes longer."""
         decodes = counts == 1
         read_s = float((starts[decodes] + 1).sum()) * self._kv_bytes / self._bandwidth
         starts, counts = starts[~decodes], counts[~decodes]
-        pairs = counts * (starts + (counts + 1) / 2)  # of a query and a key
+        pairs = counts * (starts + (counts + 1) / 2)  # pairs of a query and a key
         width = self.model.layers * self.model.heads * self.model.head_dim
         compute_s = 4 * width * pairs / (self._flops * ATTENTION_SHARE)
         memory_s = (starts + counts) * self._kv_bytes / self._bandwidth

@@ -1,7 +1,7 @@
-"""A virtual clock around the daemon's own scheduler and allocator, with a GPU that only takes time.
+"""The daemon's own scheduler and allocator on a virtual clock, with a GPU that only takes time.
 
-The scheduler is driven as the daemon drives it: admit, plan, measure, complete. What is virtual is
-the clock, the duration of an iteration (`truth`), and the sampled tokens, which nobody reads.
+The scheduler is driven as the daemon drives it: admit, plan, measure, complete. The clock, the
+duration of an iteration (`truth`) and the sampled tokens, which nobody reads, are virtual.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from bros.kv import Allocator, BlockTable, Klass, TableGeometry
 MAX_LEN = 16384  # tokens of prompt and answer
 HOST_BYTES = 64 * 2**30
 COPY_BYTES_PER_STEP = 256 * 2**20
-FIRST_BE = 2**24  # numbers of BE requests start here; those of RT at 0
+FIRST_BE = 2**24  # ids of BE requests start here; those of RT start at 0
 SAMPLING = Sampling()
-PATIENCE = 2.0  # durations after which answers that are still out count as never given
+PATIENCE = 2.0  # times the duration; answers that are missing then count as never given
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One run: a pair, a policy, and the traffic they get. `rt_rate` in requests/s."""
+    """One run: a pair, a policy, and their traffic. `rt_rate` is in requests/s."""
 
     pair: str
     policy: PolicyName
@@ -60,12 +60,12 @@ class Setup:
 
     @property
     def slo(self) -> Slo:
-        """What RT requests ask for."""
+        """The objectives of RT requests."""
         slo = PAIRS[self.pair].slo
         return Slo(self.slo_scale * slo.ttft_s, self.slo_scale * slo.tpot_s)
 
     def config(self, pair: Pair) -> Config:
-        """What the daemon would be configured with."""
+        """Return the configuration that the daemon would have."""
         kv = KvConfig(
             block_size=self.block_size,
             mode=self.kv_mode,
@@ -77,14 +77,14 @@ class Setup:
             policy=self.policy,
             max_sequences=pair.max_sequences,
             max_batch_tokens=pair.max_batch_tokens,
-            max_waiting=10**9,  # nobody is refused: all latencies count
+            max_waiting=10**9,  # no request is refused, so that all latencies count
         )
         return Config(kv=kv, scheduler=scheduler)
 
 
 @dataclass
 class Worker:
-    """The GPU: knows how long its rows are, and takes the time that `truth` says."""
+    """The GPU: knows how long its rows are, and takes as long as `truth` says."""
 
     pair: Pair
     block_bytes: int
@@ -96,7 +96,7 @@ class Worker:
         self._rng = np.random.default_rng(self.seed)
 
     def run(self, plan: StepPlan) -> tuple[float, float, int]:
-        """Seconds of the iteration, seconds of copies among them, and tokens sampled."""
+        """Return seconds of the iteration, seconds of copies among them, and sampled tokens."""
         for new_row in plan.new_rows:
             self.lengths[new_row.row] = len(new_row.tokens) // 4
         rows, starts, counts = (
@@ -111,7 +111,7 @@ class Worker:
 
 
 class World:
-    """One run of `setup`: RT arrives as `rt` says, BE in a closed loop of the lengths in `be`."""
+    """One run of `setup`: RT arrives as in `rt`, BE is a closed loop with the lengths in `be`."""
 
     def __init__(self, setup: Setup, rt: Trace, be: Trace, folder: Path) -> None:
         pair = PAIRS[setup.pair]
@@ -129,7 +129,7 @@ class World:
         self._be = be.clipped(pool.max_len)
         self._num_rt = self._num_be = 0
         self._streams = Streams(self._rt)
-        self._iterations: list[float] = []  # seconds of each that is measured
+        self._iterations: list[float] = []  # seconds of each measured iteration
 
     def run(self) -> Outcome:
         """Serve until every measured RT request has its answer, or patience ends."""
@@ -206,14 +206,14 @@ class World:
     def _admit(
         self, rid: int, klass: Klass, arrived_s: float, trace: Trace, line: int, slo: Slo | None
     ) -> None:
-        prompt = np.full(trace.prompts[line], rid, np.int32)  # no prefix is anybody else's
+        prompt = np.full(trace.prompts[line], rid, np.int32)  # no two requests share a prefix
         max_tokens = int(trace.outputs[line])
         admit = Admit(rid, klass, arrived_s, pack_ids(prompt), max_tokens, SAMPLING, slo=slo)
         if self._scheduler.admit(admit) is not None:
             raise RuntimeError(f"request {rid} was refused")
 
     def _be_progress(self) -> tuple[int, int]:
-        """Prompt and output tokens of BE until now, of unfinished requests too, each once."""
+        """Return prompt and output tokens of BE so far, unfinished requests included, each once."""
         counters = self._scheduler.counters[Klass.BE]
         queues = (self._scheduler.running, self._scheduler.waiting[Klass.BE])
         prompts = sum(
@@ -226,7 +226,7 @@ class World:
 
 
 def _scheduler(setup: Setup, pair: Pair, pool: PoolPlan, folder: Path) -> Scheduler:
-    """The daemon's, with a block table of this pair's size."""
+    """Return the daemon's scheduler, with a block table of this pair's size."""
     sizes = TableGeometry(
         num_blocks=pool.geometry.num_blocks,
         block_size=setup.block_size,
@@ -248,6 +248,6 @@ def _scheduler(setup: Setup, pair: Pair, pool: PoolPlan, folder: Path) -> Schedu
 
 
 def simulate(setup: Setup, rt: Trace, be: Trace) -> Outcome:
-    """One run, from an empty pool."""
+    """Run `setup` once, from an empty pool."""
     with TemporaryDirectory() as folder:
         return World(setup, rt, be, Path(folder)).run()

@@ -31,7 +31,7 @@ def tokenizer(runtime: Path) -> Iterator[FakeTokenizer]:
 
 @pytest.fixture
 def environ(runtime: Path) -> dict[str, str]:
-    # A size in the environment would count for more than the size of the test's terminal.
+    # A size in the environment would override the size of the test's terminal.
     other = ("BROS_", "FORCE_COLOR", "COLUMNS", "LINES")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(other)}
     return {

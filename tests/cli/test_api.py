@@ -164,7 +164,7 @@ def test_no_daemon(runtime: Path) -> None:
 
 
 def test_the_socket_of_a_dead_daemon(tokenizer: Any, tmp_path: Path) -> None:
-    """Its file is there, but nobody listens and nobody holds the lock."""
+    """The socket's file exists, but nobody listens and nobody holds the lock."""
     import socket
 
     with socket.socket(socket.AF_UNIX) as listener:
@@ -196,7 +196,7 @@ def test_a_path_too_long_for_a_socket(tmp_path: Path) -> None:
 
 
 def test_a_message_that_the_server_cannot_read(client: Client, tokenizer: Any) -> None:
-    """It cannot know the message's rid, so it names none."""
+    """The server cannot know the message's rid, so its error names none."""
     refusal = wire.Refused(rid=0, code="bad_message", message="which version is this?")
     tokenizer._handle = lambda peer, message: tokenizer._send(peer, refusal)
     with pytest.raises(ApiError, match="which version"):

@@ -1,4 +1,4 @@
-"""`bros bench hybrid`: what it sends, what it makes of the answers, and a run on a real server."""
+"""`bros bench hybrid`: what it sends, its figures, and a run on a real server."""
 
 import itertools
 import json
@@ -93,7 +93,7 @@ def test_figures_are_those_of_the_records(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_server_that_is_none_is_named(make_server: MakeServer) -> None:
+def test_an_error_names_a_url_that_serves_no_model(make_server: MakeServer) -> None:
     done = make_server(start=False).run("bros", "bench", "hybrid", "--url", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: http://127.0.0.1:9 does not answer")
@@ -108,7 +108,7 @@ def test_a_daemon_that_does_not_start_is_an_error() -> None:
 @pytest.mark.server(*PLAIN)
 def test_a_run_counts_what_a_server_answers(server: Daemon, tmp_path: Path) -> None:
     def answered() -> int:
-        """As the daemon says, once a second."""
+        """Return RT's output tokens, which the daemon reports once a second."""
         done = server.run("bros", "status", "--json")
         return int(json.loads(done.stdout)["rt"]["output_tokens"])
 

@@ -102,7 +102,7 @@ def ask(screen: Terminal, question: str) -> str:
 
 
 def ready(screen: Terminal) -> None:
-    """Wait for a prompt with nothing behind it."""
+    """Wait for an empty prompt."""
     screen.expect_that(lambda: screen.lines[screen.cursor[0]] == ">" and screen.cursor[1] == 2)
 
 
@@ -213,7 +213,7 @@ def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any, size: Siz
     ask(screen, "hi")
     ready(screen)
     screen.type("/save talk\r")
-    # A long path goes on in the next line.
+    # A long path continues on the next line.
     screen.expect_that(lambda: re.search("saved as.*talk.json", "".join(screen.lines)) is not None)
     ask(screen, "/retry")
     assert [body(ask) for ask in asks(tokenizer)] == 2 * [

@@ -1,4 +1,4 @@
-"""Every command says what it does, with an example; the shell can complete its words."""
+"""Every command's help has an example; the shell can complete its words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Bros = Callable[..., Any]
 
 
 def commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
-    """All commands below one, by what a user types."""
+    """Return all commands below one, by what a user types."""
     below = getattr(command, "commands", None)
     if below is None:
         yield name, command
@@ -43,7 +43,7 @@ def test_every_command_has_an_example(name: str, command: Any) -> None:
 
 
 def complete(environ: dict[str, str], words: str) -> list[str]:
-    """What bash would offer."""
+    """Return the words that bash would offer."""
     done = subprocess.run(
         [str(Path(sys.executable).parent / "bros")],
         env={

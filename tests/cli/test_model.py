@@ -1,4 +1,4 @@
-"""`bros model`: what is in the cache is listed, described and removed; no daemon is needed."""
+"""`bros model` lists, describes and removes what is in the cache; it needs no daemon."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG = {"architectures": ["TinyForCausalLM"], "model_type": "tiny", "num_hidde
 
 @pytest.fixture
 def cache(environ: dict[str, str], tmp_path: Path) -> Path:
-    """An empty cache of ours and of the hub's."""
+    """Empty caches, ours and the hub's."""
     environ["BROS_CACHE_DIR"] = str(tmp_path / "cache")
     environ["HF_HUB_CACHE"] = str(tmp_path / "hub")
     return tmp_path / "cache"
@@ -31,7 +31,7 @@ def put(cache: Path, name: str) -> Path:
 
 
 def put_hub(hub: Path) -> None:
-    """A model as the hub's own client leaves it: blobs, and links to them."""
+    """Make a model as the hub's own client leaves it: blobs, and links to them."""
     repo = hub / "models--some--tiny"
     snapshot = repo / "snapshots" / "0123abc"
     for path in (repo / "blobs", repo / "refs", snapshot):

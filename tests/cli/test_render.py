@@ -1,4 +1,4 @@
-"""What ends up on the screen, apart from its colours."""
+"""What is on the screen in the end, apart from its colours."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_fenced_code_is_one_block() -> None:
 
 
 def drawn(console: Console, *, rows: int) -> list[str]:
-    """What a terminal shows of what was written so far."""
+    """Return what a terminal shows of what was written so far."""
     assert isinstance(console.file, io.StringIO)
     screen = pyte.Screen(console.width, rows)
     pyte.Stream(screen).feed(console.file.getvalue().replace("\n", "\r\n"))
@@ -82,7 +82,7 @@ def test_blocks_are_a_blank_line_apart_however_they_come() -> None:
     assert lines[:9] == ["Tips:", "", "1 Sleep", "", "2 Eat", "", "Then", "", "Done."]
 
 
-def test_of_a_block_larger_than_the_screen_the_end_is_seen() -> None:
+def test_a_block_larger_than_the_screen_shows_its_end() -> None:
     console = terminal(8)
     with MarkdownStream(console) as stream:
         stream.add("```text\n" + "".join(f"line {n}\n" for n in range(30)))

@@ -20,13 +20,13 @@ PANELS = ["real-time", "best-effort", "iterations and KV traffic", "KV blocks"]
 
 @pytest.fixture
 def busy(tokenizer: Any) -> Any:
-    """A daemon whose every answer is a second later than the one before."""
+    """A daemon whose uptime grows by a second with each answer."""
     tokenizer.busy = True
     return tokenizer
 
 
 def framed(screen: Terminal) -> list[str]:
-    """Titles of the panels, left to right, top to bottom."""
+    """Return the titles of the panels, left to right, top to bottom."""
     return re.findall(r"╭─ ([\w -]+?) ─", screen.text)
 
 
@@ -80,7 +80,7 @@ def test_several_workers_have_a_map_each(busy: Any, terminal: Open) -> None:
     assert sorted(framed(screen)) == sorted(PANELS)
 
 
-def test_letters_where_colours_lack(busy: Any, terminal: Open) -> None:
+def test_cells_are_letters_without_colours(busy: Any, terminal: Open) -> None:
     screen = terminal("top", "--interval", "0.1", NO_COLOR="1")
     screen.expect(r"R RT 250  B BE 150.*RXBc\.RXBc")
     assert not re.search(rb"\x1b\[(3[0-7]|9[0-7]|38)", screen.raw)
@@ -95,7 +95,7 @@ def test_pause_and_ctrl_c(busy: Any, terminal: Open) -> None:
     assert screen.wait() == 0
 
 
-def test_a_daemon_that_goes_away_is_said_so(busy: Any, terminal: Open) -> None:
+def test_the_screen_says_that_the_daemon_is_away(busy: Any, terminal: Open) -> None:
     screen = terminal("top", "--interval", "0.1")
     screen.expect(r"tokens/s +400\.0")
     busy.deaf = 10**9
@@ -124,7 +124,7 @@ def test_a_terminal_without_unicode(
     assert b"R RT 250  B BE 150" in picture
 
 
-def test_json_is_a_line_a_statement(busy: Any, start_bros: Callable[..., Any]) -> None:
+def test_json_is_one_line_per_snapshot(busy: Any, start_bros: Callable[..., Any]) -> None:
     process = start_bros("top", "--json", "--interval", "0.1")
     first, second = (json.loads(process.stdout.readline()) for _ in range(2))
     assert second["uptime_s"] > first["uptime_s"]

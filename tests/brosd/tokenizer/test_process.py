@@ -113,7 +113,7 @@ def test_draining_refuses_new_work_and_finishes_old(
     admit = daemon.recv_admit()
     daemon.outbox.send(wire.Drain())
     daemon.emit(99, TEXT[0], wire.FinishReason.NONE)
-    assert daemon.recv() == wire.Abort(99)  # so Drain was taken before it
+    assert daemon.recv() == wire.Abort(99)  # so the process read Drain before it
     refused = daemon.post(CHAT)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
     daemon.answer(admit.rid, TEXT)
@@ -123,7 +123,7 @@ def test_draining_refuses_new_work_and_finishes_old(
 
 
 def test_a_job_outlives_the_process(daemon: Daemon) -> None:
-    """Lines that were in flight when it was killed run again; those with a result do not."""
+    """Lines in flight when the process was killed run again; lines with a result do not."""
     with Client(daemon.runtime) as client:
         client.put_job("j", [batch_line(index) for index in range(6)])
         admits = [daemon.recv_admit() for _ in range(6)]

@@ -24,7 +24,7 @@ def test_nonblank_lines_pass_as_they_are(lines: list[bytes], end: bytes, ended: 
     assert list(read_lines(io.BytesIO(content), print)) == lines
 
 
-def test_a_byte_order_mark_goes() -> None:
+def test_a_byte_order_mark_is_removed() -> None:
     assert list(read_lines(io.BytesIO(b"\xef\xbb\xbf{}\n{}"), print)) == [b"{}", b"{}"]
 
 

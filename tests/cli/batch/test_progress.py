@@ -51,7 +51,7 @@ def test_an_old_job_is_measured_from_where_it_was() -> None:
     assert meter.left_s(40) == 5
 
 
-def test_the_speed_shown_is_that_of_late() -> None:
+def test_the_speed_shown_is_that_of_the_last_seconds() -> None:
     clock = Clock()
     meter = Meter(True, clock)
     watch(meter, clock, (100, status(1)), (5, status(2)), (5, status(3)))

@@ -62,7 +62,7 @@ def test_a_file_that_breaks_on_the_way_leaves_no_job(
     assert not job.closed
 
 
-def test_only_the_first_failures_are_said(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
+def test_only_the_first_failures_are_shown(tokenizer: Any, bros: Bros, tmp_path: Path) -> None:
     write_batch(tmp_path / "b.jsonl", 0, *[b'{"custom_id": "x"}'] * 15)
     said = bros("submit", "b.jsonl").stderr.decode()
     assert said.count("failed: ") == 10
@@ -198,7 +198,7 @@ def test_progress_on_a_terminal(
     assert screen.wait() == 3
     shown = screen.text
     assert "failed: odd: it is bad" in shown
-    assert "━" not in shown  # the bar has gone
+    assert "━" not in shown  # the bar is gone
     assert re.search(r"answered lines.*output tokens +240 +10", shown, re.DOTALL)
     assert re.search(r"25 of 25 lines done, 1 failed in \d+\.\d s \(.* output tokens/s\)", shown)
     assert "results: b.results.jsonl" in shown

@@ -129,7 +129,7 @@ def test_a_batch_whose_time_is_up(daemon: Daemon, client: openai.OpenAI) -> None
     assert json.loads(error)["error"]["code"] == "batch_expired"
 
 
-def test_what_cannot_be_a_batch(client: openai.OpenAI) -> None:
+def test_what_cannot_be_a_batch_is_refused(client: openai.OpenAI) -> None:
     failed = state_of(client, submit(client, b"\n\n"), "failed")
     assert failed.errors is not None
     assert failed.errors.data is not None
@@ -148,7 +148,7 @@ def test_what_cannot_be_a_batch(client: openai.OpenAI) -> None:
         client.batches.retrieve("nope")
 
 
-def test_forms_that_are_none(daemon: Daemon) -> None:
+def test_malformed_forms_are_refused(daemon: Daemon) -> None:
     url = f"{daemon.url}/v1/files"
     form = {"content-type": "multipart/form-data; boundary=x"}
     cut = b'--x\r\ncontent-disposition: form-data; name="file"; filename="f"\r\n\r\nabc'
@@ -169,7 +169,7 @@ def test_forms_that_are_none(daemon: Daemon) -> None:
 
 
 def test_an_upload_goes_on_after_a_kill(daemon: Daemon, client: openai.OpenAI) -> None:
-    """Lines of a file that were not read yet are, and none is read twice."""
+    """Lines that were not read before the kill are read after it, and none is read twice."""
     batch = submit(client, jsonl(*range(1500)))
     daemon.kill()
     daemon.start()
@@ -181,8 +181,8 @@ def test_an_upload_goes_on_after_a_kill(daemon: Daemon, client: openai.OpenAI) -
     daemon.drain_inbox()
 
 
-def test_a_disk_that_is_full_is_told(daemon: Daemon, client: openai.OpenAI) -> None:
-    """Nothing is taken that there is no room for; what was taken goes on."""
+def test_a_full_disk_is_reported(daemon: Daemon, client: openai.OpenAI) -> None:
+    """What there is no room for is refused; what was accepted goes on."""
     batch = submit(client, jsonl(0))
     admit = daemon.recv_admit()
     daemon.restart("batch.min_free_bytes=9000000000000000")

@@ -21,7 +21,7 @@ DASHBOARD = Path(__file__).parents[4] / "docs" / "grafana" / "bros.json"
 
 @pytest.fixture
 def samples() -> list[Sample]:
-    """What one scrape has."""
+    """The samples of one scrape."""
     ttft = Series(TTFT_BOUNDS_S)
     tpot = Series(TPOT_BOUNDS_S)
     for value_s in (0.03, 0.3, 3000.0):
@@ -53,7 +53,7 @@ def samples() -> list[Sample]:
 
 @pytest.fixture
 def value(samples: list[Sample]) -> Value:
-    """Looks up the sample with a name and labels."""
+    """Return a function that looks up a sample by its name and labels."""
     values = {(s.name, frozenset(s.labels.items())): s.value for s in samples}
     assert len(values) == len(samples)
     return lambda name, **labels: values[name, frozenset(labels.items())]
@@ -82,7 +82,7 @@ def test_our_names(value: Value) -> None:
     assert value("bros_slo_seconds", objective="tpot") == 0.08
 
 
-def test_the_dashboard_asks_for_what_there_is(samples: list[Sample]) -> None:
+def test_the_dashboard_asks_only_for_metrics_that_exist(samples: list[Sample]) -> None:
     labels: dict[str, set[str]] = {}
     for sample in samples:
         labels.setdefault(sample.name, set()).update({*sample.labels, "instance"})

@@ -1,4 +1,4 @@
-"""`/openapi.json` describes what is served, and everything that it describes is served."""
+"""`/openapi.json` describes everything that is served, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from bros import __version__
 from fake_daemon import Daemon
 
-# As a client that reads the documentation knows it.
+# What a client knows that reads the documentation.
 SERVED = {
     "/v1/chat/completions": {"post"},
     "/v1/completions": {"post"},
@@ -43,7 +43,7 @@ def test_the_document_names_each_url_and_its_methods(shared_daemon: Daemon) -> N
     assert keyless == OPEN
     chat = document["components"]["schemas"]["ChatRequest"]["properties"]
     assert "chat_template_kwargs" in chat
-    assert "guided_json" not in chat  # it is known only in order to be refused
+    assert "guided_json" not in chat  # it is parsed only to be refused
 
 
 @pytest.mark.parametrize("path", SERVED)

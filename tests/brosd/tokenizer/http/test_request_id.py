@@ -1,4 +1,4 @@
-"""Every answer has a request id: the client's, if it sent a usable one."""
+"""Every answer has a request id: the client's, if the client sent a usable one."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def check_results() -> None:
     asked = [json.loads(line)["custom_id"] for line in BATCH.open()]
     results = [json.loads(line) for line in RESULTS.open()]
     if sorted(result["custom_id"] for result in results) != sorted(asked):
-        raise DemoError(f"{len(asked)} lines were asked, and {RESULTS} has other ones")
+        raise DemoError(f"{RESULTS} does not have one result for each of {len(asked)} lines")
     if failed := [result["custom_id"] for result in results if not is_answer(result)]:
         raise DemoError(f"lines failed: {', '.join(failed)}")
     (summary,) = [line for line in SUBMIT_LOG.read_text().splitlines() if "lines done, " in line]

@@ -45,8 +45,8 @@ class PromptOptions:
         chosen = chosen if self.format == "auto" else self.format
         if chosen == "jsonl" and (self.template or self.column or self.system or self.params):
             raise InputError(
-                f"{file} is read as an OpenAI Batch file, whose lines say everything: "
-                "for prompts give --format csv, tsv or text"
+                f"{file} is read as an OpenAI Batch file, which takes no options for prompts: "
+                "if it has prompts, give --format csv, tsv or text"
             )
         if chosen == "text" and self.column:
             raise InputError("--prompt-column is for CSV: plain text has a prompt per line")
@@ -134,7 +134,7 @@ def _column(columns: list[str], options: PromptOptions) -> str:
         return PROMPT
     if len(columns) == 1:
         return columns[0]
-    raise InputError(f"which column holds the prompt? --prompt-column, one of: {known}")
+    raise InputError(f"which column holds the prompt? choose with --prompt-column: {known}")
 
 
 def _filled(template: str | None, row: Mapping[str, str], column: str) -> str:

@@ -47,7 +47,7 @@ def hybrid(
     out: Annotated[Path | None, typer.Option(help="Folder for hybrid.json and hybrid.png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Real-time requests over a best-effort backlog, on several servers or policies in one run.
+    """Run real-time requests over a best-effort backlog on several servers or policies.
 
     Example: bros bench hybrid --policy bros --policy fcfs --seeds 3 --out results
     """

@@ -85,7 +85,7 @@ class Conversation:
         try:
             self.params[name] = NUMBERS.get(name, str)(text)
         except ValueError:
-            raise InputError(f"{name} is a number, and {text!r} is none") from None
+            raise InputError(f"{name} must be a number, not {text!r}") from None
 
     def objective_s(self, name: str, otherwise_s: float) -> float:
         """Return this conversation's objective in seconds, or `otherwise_s` if it has none."""
@@ -128,5 +128,5 @@ class ConversationStore:
         if "/" in name:
             return Path(name).expanduser()
         if not re.fullmatch(r"[\w.-]+", name):
-            raise InputError(f"{name!r} is no name: letters, digits, '-', '_' and '.' make one")
+            raise InputError(f"{name!r} is no name: use letters, digits, '-', '_' and '.'")
         return self._folder / f"{name}.json"

@@ -194,7 +194,7 @@ def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any, size: Siz
         ("/params ttft_ms 900", r"parameters: .*ttft_ms 900"),
         ("/params temperature default", r"parameters: seed 7, ttft_ms 900"),
         ("/params colour red", "error: colour is no parameter; there are temperature"),
-        ("/params seed red", "error: seed is a number"),
+        ("/params seed red", "error: seed must be a number, not .red"),
         ("/params seed", "error: a value is missing: /params seed VALUE"),
         ("/model", "model: smollm2-135m-instruct, up to 2,048 tokens"),
         ("/model gpt-x", "error: gpt-x is not served here"),

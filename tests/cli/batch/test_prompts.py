@@ -49,7 +49,7 @@ def test_prompts_from_text_and_tsv(tokenizer: Any, bros: Bros, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("content", "arguments", "reason"),
     [
-        ("a,b\n1,2\n", [], "--prompt-column, one of: a, b"),
+        ("a,b\n1,2\n", [], "--prompt-column: a, b"),
         ("a,b\n1,2\n", ["--prompt-column", "c"], "there is no column c; there are: a, b"),
         ("a,b\n1,2\n", ["--template", "{c}"], "{c}, which is none of {a}, {b}"),
         ("a,b\n1,2\n", ["--template", "{prompt}"], "{prompt}, which is none of {a}, {b}"),

@@ -52,7 +52,7 @@ class Executor:
         self._block_size = config.kv.block_size
         self._configured_len = config.model.max_len
         self._draws_tokens = ranks.rank == 0
-        self._grammars = Grammars(folder, backend.shape.vocab_size)
+        self._grammars = Grammars(folder)
         self._due: list[SequenceState] = []  # those whose next token the last iteration gave
         self._attached: _Attached | None = None
 

@@ -10,49 +10,32 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
-
-class _Ends(msgspec.Struct):
-    """The part of a model's JSON files that names the tokens which end an answer."""
-
-    eos_token_id: int | list[int] | None = None
+from bros.brosd.protocol.grammars import check, load_tokenizer, make_matcher
 
 
 class Grammars:
     """Makes matchers. Loads the tokenizer that they need in the background."""
 
-    def __init__(self, folder: Path, vocab_size: int) -> None:
+    def __init__(self, folder: Path) -> None:
         with ThreadPoolExecutor(1) as thread:
-            self._tokenizer = thread.submit(load_tokenizer, folder, vocab_size)
+            self._tokenizer = thread.submit(load_tokenizer, folder)
             thread.shutdown(wait=False)
 
     def matcher(self, grammar: str, output: Sequence[int] | np.ndarray) -> LLMatcher | None:
-        """Return the state of a grammar after `output`; None if there is no grammar."""
+        """Return the state of a grammar after `output`; None if there is no grammar.
+
+        Raise GrammarError if the grammar cannot be followed.
+        """
         if not grammar:
             return None
-        matcher = LLMatcher(self._tokenizer.result(), grammar, log_level=0)
+        matcher = make_matcher(self._tokenizer.result(), grammar)
         matcher.consume_tokens([int(token) for token in output])
+        check(matcher)
         return matcher
-
-
-def load_tokenizer(folder: Path, vocab_size: int) -> LLTokenizer:
-    """Return the model's tokenizer in the form that grammars need."""
-    text = (folder / "tokenizer.json").read_text()
-    return LLTokenizer(text, n_vocab=vocab_size, eos_token=_eos_ids(folder) or None)
-
-
-def _eos_ids(folder: Path) -> list[int]:
-    ids: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        if path.is_file():
-            eos = msgspec.json.decode(path.read_bytes(), type=_Ends).eos_token_id
-            ids |= {eos} if isinstance(eos, int) else set(eos or ())
-    return sorted(ids)
 
 
 def restrict(logits: torch.Tensor, matchers: Sequence[LLMatcher | None]) -> None:
@@ -61,7 +44,9 @@ def restrict(logits: torch.Tensor, matchers: Sequence[LLMatcher | None]) -> None
     if not kept:
         return
     masks = np.stack([np.frombuffer(matcher.compute_bitmask(), np.uint8) for _, matcher in kept])
-    allowed = np.unpackbits(masks, axis=1, bitorder="little")[:, : logits.shape[1]].astype(bool)
+    allowed = np.zeros((len(kept), logits.shape[1]), bool)  # the tokenizer may have more or fewer
+    bits = np.unpackbits(masks, axis=1, bitorder="little")[:, : logits.shape[1]]
+    allowed[:, : bits.shape[1]] = bits
     rows = torch.tensor([row for row, _ in kept], device=logits.device)
     forbidden = torch.from_numpy(~allowed).to(logits.device)
     logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLTokenizer
 
 from bros.brosd.tokenizer.openai.errors import invalid
 
@@ -44,7 +44,7 @@ class Codec:
     """Text to token ids and back. Encoding can take long for long texts: call it in a thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._tokenizer = _load(folder)
         self._backend = self._tokenizer.backend_tokenizer
         self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
@@ -102,13 +102,6 @@ class Codec:
         functions = (self._tokenizer.apply_chat_template, render_jinja_template)
         parameters = {name for function in functions for name in signature(function).parameters}
         return {"self", "messages", *parameters, *self._tokenizer.special_tokens_map}
-
-    def check_grammar(self, grammar: str) -> str:
-        """What is wrong with a grammar; empty if nothing is. Can take long: call it in a thread."""
-        if not (self._folder / "tokenizer.json").is_file():
-            return "this model's tokenizer does not support grammars: it has no tokenizer.json"
-        problem: str = LLMatcher.validate_grammar(grammar, self._guide)
-        return problem.removeprefix("ERROR: ")
 
     @cached_property
     def _guide(self) -> LLTokenizer:

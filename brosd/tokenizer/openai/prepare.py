@@ -14,6 +14,7 @@ import msgspec
 from bros.brosd.config import SloConfig
 from bros.brosd.protocol.wire import Sampling, Slo
 from bros.brosd.tokenizer.generation.codec import ChatOptions, Codec
+from bros.brosd.tokenizer.generation.grammar_trial import GrammarTrial
 from bros.brosd.tokenizer.generation.live_requests import Submission
 from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 from bros.brosd.tokenizer.openai.schema import (
@@ -45,10 +46,12 @@ class Preparer:
         self._codec = codec
         self.slo = slo
         self.token_bytes = codec.token_bytes
+        self._trial = GrammarTrial(codec.folder)
         self._threads = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._trial.close()
 
     async def prepare(
         self, request: ChatRequest | CompletionRequest, max_len: int, *, batch: bool
@@ -104,9 +107,7 @@ class Preparer:
             return ""
         if request.ignore_eos:
             raise invalid("ignore_eos", f"does not go with '{field}'")
-        loop = asyncio.get_running_loop()
-        problem = await loop.run_in_executor(self._threads, self._codec.check_grammar, grammar)
-        if problem:
+        if problem := await self._trial.problem_of(grammar):
             raise invalid(field, problem)
         return grammar
 

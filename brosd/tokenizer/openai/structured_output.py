@@ -14,6 +14,9 @@ from msgspec import Meta
 from bros.brosd.tokenizer.openai.errors import invalid
 
 MAX_TOOLS = 128
+MAX_SCHEMA_BYTES = 256 * 2**10
+MAX_SCHEMA_DEPTH = 100  # of objects and lists in each other; llguidance reads no more than 128
+MAX_OPTIONAL = 256  # optional properties of one object: any of them may come next
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 # One line, spaced as in most training text: a model may never end white space that is free.
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -73,9 +76,43 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 def json_grammar(schema: Schema) -> str:
     """The grammar of the JSON texts that a schema allows. Raise OpenAIError if there is none."""
     with _blame("response_format"):
-        text = json.dumps(schema)
+        text = _bounded("response_format", schema)
         grammar: str = LLMatcher.grammar_from_json_schema(text, overrides=JSON_STYLE)
         return grammar
+
+
+def _bounded(field: str, schema: Schema) -> str:
+    """Return a schema as JSON. Raise OpenAIError about `field` if it is too large or too deep."""
+    text = json.dumps(schema)
+    if len(text) > MAX_SCHEMA_BYTES:
+        raise invalid(field, f"the schema has {len(text)} bytes, more than {MAX_SCHEMA_BYTES}")
+    level: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        for node in level:
+            _check_optional(field, node)
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            return text
+    problem = f"the schema is nested too deeply: more than {MAX_SCHEMA_DEPTH} objects and lists"
+    raise invalid(field, problem)
+
+
+def _check_optional(field: str, node: Any) -> None:
+    """Raise OpenAIError about `field` if a part of a schema has too many optional properties."""
+    if not isinstance(node, dict) or not isinstance(node.get("properties"), dict):
+        return
+    required = node.get("required")
+    named = {str(name) for name in required} if isinstance(required, list) else set()
+    num_optional = len(node["properties"].keys() - named)
+    if num_optional > MAX_OPTIONAL:
+        problem = f"an object has {num_optional} optional properties, more than {MAX_OPTIONAL}"
+        raise invalid(field, f"{problem}; list more of them in 'required'")
+
+
+def _children(node: Any) -> list[Any]:
+    """Return the objects and lists that are directly in a part of a schema."""
+    inner = node.values() if isinstance(node, dict) else node
+    return [child for child in inner if isinstance(child, dict | list)]
 
 
 @contextmanager
@@ -111,7 +148,7 @@ def call_grammar(tools: list[Tool], choice: ToolChoice | None) -> str:
             return ""
     calls = [_call_schema(tool.function) for tool in named]
     with _blame("tools"):
-        schema = json.dumps({"anyOf": calls, "x-guidance": JSON_STYLE})
+        schema = _bounded("tools", {"anyOf": calls, "x-guidance": JSON_STYLE})
         lark = f'start: "{OPEN}\\n" call "\\n{CLOSE}"\ncall: %json {schema}\n'
         grammar: str = LLMatcher.grammar_from_lark(lark)
         return grammar

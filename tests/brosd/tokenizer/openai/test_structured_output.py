@@ -85,3 +85,51 @@ def test_an_object_may_have_its_schema_beside_its_type(
     shared_daemon.answer(admit.rid, TEXT)
     assert response.result().status_code == 200
     assert '"const": 1' in admit.sampling.grammar or '"const":1' in admit.sampling.grammar
+
+
+def with_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    wanted = {"type": "json_schema", "json_schema": {"schema": schema}}
+    return {**CHAT, "response_format": wanted}
+
+
+def optional(count: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"p{i}": {"type": "integer"} for i in range(count)}}
+
+
+def refusal(daemon: Daemon, schema: dict[str, Any]) -> str:
+    answer = daemon.post(with_schema(schema))
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == "response_format"
+    return str(error["message"])
+
+
+def assert_served(daemon: Daemon, pool: ThreadPoolExecutor, schema: dict[str, Any]) -> None:
+    response = pool.submit(daemon.post, with_schema(schema))
+    daemon.answer(daemon.recv_admit().rid, TEXT)
+    assert response.result().status_code == 200
+
+
+def test_a_schema_that_takes_too_long_is_refused_and_hurts_nobody(
+    shared_daemon: Daemon, pool: ThreadPoolExecutor
+) -> None:
+    for divisor in (3000017, 3000029):
+        endless = {"type": "integer", "multipleOf": divisor}
+        assert "the schema is too complex" in refusal(shared_daemon, endless)
+        assert_served(shared_daemon, pool, {"type": "integer", "multipleOf": divisor % 1000})
+
+
+def test_schemas_are_bounded(shared_daemon: Daemon, pool: ThreadPoolExecutor) -> None:
+    assert "5000 optional properties, more than 256" in refusal(shared_daemon, optional(5000))
+    inside = {"type": "array", "items": optional(257)}
+    assert "257 optional properties, more than 256" in refusal(shared_daemon, inside)
+    large = {"type": "object", "description": "x" * 2**18}
+    assert "bytes, more than 262144" in refusal(shared_daemon, large)
+    assert "nested too deeply" in refusal(shared_daemon, nested(51))
+    assert_served(shared_daemon, pool, optional(256))
+    assert_served(shared_daemon, pool, nested(49))
+
+
+def test_a_schema_whose_masks_exceed_a_limit_is_refused(shared_daemon: Daemon) -> None:
+    choices = [optional(200) for _ in range(8)]
+    assert "Current row has" in refusal(shared_daemon, {"anyOf": choices})

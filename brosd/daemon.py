@@ -129,15 +129,15 @@ class Daemon:
         worker = self._fleet[done.worker]
         began_s = time.perf_counter()
         try:
-            emit = self._fleet.complete(done)
+            messages = self._fleet.complete(done)
         except Exception:
             # Its requests are computed again: better than waiting for an iteration without end.
             self._supervisor.kill(worker.child, "the result of an iteration could not be used")
             raise
         await worker.dispatch()  # first: text can wait, an accelerator should not
         self._scheduling_s += time.perf_counter() - began_s
-        if emit is not None:
-            await self._tokenizer.send(emit)
+        for message in messages:
+            await self._tokenizer.send(message)
 
     # -- children --------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ class Worker(RankProcess):
             step=plan.step,
             tokens=pack_ids(choice.tokens),
             logprobs=choice.logprobs,
+            failed=choice.failed,
             elapsed_s=time.monotonic() - began_s,
             copy_s=copied.seconds,
             copy_bytes=copied.num_bytes,

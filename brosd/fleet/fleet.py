@@ -89,13 +89,16 @@ class Fleet:
             worker.scheduler.abort_all()
         self._placement.clear()
 
-    def complete(self, done: wire.StepDone) -> wire.Emit | None:
-        """An iteration is over: take its tokens."""
-        emit = self._workers[done.worker].complete(done)
-        if emit is not None:
-            ends = zip(emit.rids, emit.finish, strict=True)
+    def complete(self, done: wire.StepDone) -> list[wire.Emit | wire.Fail]:
+        """An iteration is over: take its tokens; return what their requests get."""
+        messages = self._workers[done.worker].complete(done)
+        for message in messages:
+            if isinstance(message, wire.Fail):
+                self._placement.release(message.rid)
+                continue
+            ends = zip(message.rids, message.finish, strict=True)
             self._placement.finish(rid for rid, why in ends if why is not wire.FinishReason.NONE)
-        return emit
+        return messages
 
     def lose(self, worker: WorkerHandle, *, for_good: bool) -> list[wire.Fail]:
         """A worker's process is gone. Its requests go where they will finish soonest now.

@@ -109,13 +109,15 @@ class WorkerHandle:
         scheduler.attach(allocator, self.max_len)
         self.place.up = True
 
-    def complete(self, done: wire.StepDone) -> wire.Emit | None:
-        """Take an iteration's durations and its tokens."""
+    def complete(self, done: wire.StepDone) -> list[wire.Emit | wire.Fail]:
+        """Take an iteration's durations and its tokens; return what their requests get."""
         self._steps_s.append(done.elapsed_s)
         self.iterations += 1
         self.scheduler.measure(done.elapsed_s, done.copy_s, done.copy_bytes)
         tokens = wire.unpack_ids(done.tokens).tolist()
-        return self.scheduler.complete(done.step, tokens, done.logprobs)
+        fails = self.scheduler.give_up(done.step, done.failed)
+        emit = self.scheduler.complete(done.step, tokens, done.logprobs)
+        return [*fails, *([] if emit is None else [emit])]
 
     def tick(self) -> None:
         """A second has passed. Kill the worker if its iteration has taken too long."""

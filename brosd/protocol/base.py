@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-WIRE_VERSION = 5  # raise it when a message changes
+WIRE_VERSION = 6  # raise it when a message changes
 MAX_MESSAGE_BYTES = 64 * 2**20
 
 

@@ -79,6 +79,16 @@ class Abort(Message, tag="abort"):
     rid: int
 
 
+class Failed(Part):
+    """The row whose token is at `index` of its message cannot go on; `reason` is one line.
+
+    The token means nothing then.
+    """
+
+    index: int
+    reason: str
+
+
 class StepDone(Message, tag="done"):
     """An iteration is over. `tokens` has one id per row that sampled, in plan order.
 
@@ -93,6 +103,7 @@ class StepDone(Message, tag="done"):
     copy_s: float = 0.0
     copy_bytes: int = 0
     logprobs: list[Logprobs] = msgspec.field(default_factory=list)
+    failed: list[Failed] = msgspec.field(default_factory=list)
 
 
 ToDaemon = Hello | Geometry | Ready | Heartbeat | Fault | Admit | Abort | StepDone

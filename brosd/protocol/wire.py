@@ -53,6 +53,7 @@ from bros.brosd.protocol.statistics import (
 from bros.brosd.protocol.to_daemon import (
     Abort,
     Admit,
+    Failed,
     Fault,
     Geometry,
     Heartbeat,
@@ -87,6 +88,7 @@ __all__ = [
     "Drain",
     "Emit",
     "Fail",
+    "Failed",
     "Fault",
     "FinishReason",
     "FromClient",

@@ -18,6 +18,7 @@ from bros.brosd.protocol.wire import (
     ClassStats,
     Emit,
     Fail,
+    Failed,
     FinishReason,
     KvStats,
     Logprobs,
@@ -233,6 +234,18 @@ class Scheduler:
             self.costs.note_copies(copy_s / flight.num_copies)
         if flight.num_tokens * 2 > self.limits.max_batch_tokens:  # prefill, not a few decodes
             self.costs.note_compute((elapsed_s - copy_s) / flight.num_tokens)
+
+    def give_up(self, step: int, failed: Sequence[Failed]) -> list[Fail]:
+        """End the requests whose rows have failed in iteration `step`, before its `complete`."""
+        if self._flight is None or self._flight.step != step:
+            return []
+        fails = []
+        for item in failed:
+            request = self._flight.sampling[item.index]
+            if not request.aborted:
+                request.aborted = True
+                fails.append(Fail(request.rid, 400, "grammar_failed", item.reason))
+        return fails
 
     def complete(
         self, step: int, tokens: Iterable[int], logprobs: Sequence[Logprobs] = ()

@@ -129,7 +129,7 @@ class Executor:
     def step(self, plan: StepPlan) -> Choice:
         """Run one iteration; return what the rows that sampled have sampled, in plan order."""
         if not plan.rows:
-            return Choice([], [])
+            return Choice()
         logits = self._compute(plan)
         choice = draw_all(logits, [sequence.draw() for sequence in self._due])
         self.append_tokens(choice.tokens)

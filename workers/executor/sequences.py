@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from llguidance import LLMatcher
 
 from bros.brosd.protocol.wire import NewRow, Sampling, unpack_ids
-from bros.workers.sampling.grammar import Grammars
+from bros.workers.sampling.grammar import Grammars, RowGrammar
 from bros.workers.sampling.sampler import Draw
 
 
@@ -24,7 +23,7 @@ class SequenceState:
     length: int
     num_prompt: int
     sampling: Sampling
-    matcher: LLMatcher | None = None  # the state of its grammar, if it has one
+    grammar: RowGrammar | None = None
 
     def append(self, token: int) -> None:
         """Add a token that was sampled, unless the sequence is as long as it may become."""
@@ -35,7 +34,7 @@ class SequenceState:
     def draw(self) -> Draw:
         """Return what the sampler must know to draw the next token."""
         known = self.tokens[: self.length]
-        return Draw(self.sampling, known, self.num_prompt, self.matcher)
+        return Draw(self.sampling, known, self.num_prompt, self.grammar)
 
 
 class Sequences:
@@ -60,5 +59,5 @@ class Sequences:
         known = unpack_ids(new_row.tokens)
         tokens[: len(known)] = known
         output = known[new_row.num_prompt :]
-        matcher = self._grammars.matcher(new_row.sampling.grammar, output)
-        return SequenceState(tokens, len(known), new_row.num_prompt, new_row.sampling, matcher)
+        grammar = self._grammars.of_row(new_row.sampling.grammar, output)
+        return SequenceState(tokens, len(known), new_row.num_prompt, new_row.sampling, grammar)

@@ -1,59 +1,131 @@
 """Keeps rows to their grammars: llguidance says which tokens may come next.
 
 A grammar's state depends only on the row's output so far, so a worker that takes over a row can
-rebuild it from the known tokens.
+rebuild it from the known tokens. Whatever goes wrong with a grammar is its own row's affair: the
+row fails, and all others go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 
-from bros.brosd.protocol.grammars import check, load_tokenizer, make_matcher
+from bros.brosd.protocol.grammars import GrammarError, check, load_tokenizer, make_matcher
+from bros.brosd.protocol.wire import Failed
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class RowGrammar:
+    """The state of one row's grammar. `failure` says why it cannot go on; empty if it can."""
+
+    def __init__(
+        self, tokenizer: Future[LLTokenizer], grammar: str, output: Sequence[int] | np.ndarray
+    ) -> None:
+        """Follow a grammar along the row's output so far."""
+        self.failure = ""
+        self._matcher = self._try(lambda: _matcher_after(tokenizer.result(), grammar, output))
+
+    def allowed(self, vocab_size: int) -> np.ndarray | None:
+        """Return which of the model's tokens may come next, bool; None if the grammar has failed.
+
+        The tokenizer may have more tokens than the model, or fewer.
+        """
+        return self._try(lambda: _allowed(self._working, vocab_size))
+
+    def advance(self, token: int) -> None:
+        """Take the token that was sampled."""
+        self._try(lambda: _advance(self._working, token))
+
+    @property
+    def _working(self) -> LLMatcher:
+        if self.failure or self._matcher is None:
+            raise GrammarError(self.failure)
+        return self._matcher
+
+    def _try(self, action: Callable[[], T]) -> T | None:
+        """Do something; note the first failure, and return None then."""
+        try:
+            return action()
+        except GrammarError as error:
+            self.failure = self.failure or str(error) or "the grammar has failed"
+        except Exception as error:
+            log.exception("event=grammar_failed")
+            self.failure = f"the grammar has failed: {type(error).__name__}"
+        return None
+
+
+def _matcher_after(
+    tokenizer: LLTokenizer, grammar: str, output: Sequence[int] | np.ndarray
+) -> LLMatcher:
+    matcher = make_matcher(tokenizer, grammar)
+    matcher.consume_tokens([int(token) for token in output])
+    check(matcher)
+    return matcher
+
+
+def _allowed(matcher: LLMatcher, vocab_size: int) -> np.ndarray:
+    mask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    check(matcher)
+    bits = np.unpackbits(mask, bitorder="little")[:vocab_size]
+    allowed = np.zeros(vocab_size, bool)
+    allowed[: len(bits)] = bits
+    if not allowed.any():
+        raise GrammarError("the grammar allows no token that the model has")
+    return allowed
+
+
+def _advance(matcher: LLMatcher, token: int) -> None:
+    if not matcher.is_stopped():
+        matcher.consume_token(token)
+        check(matcher)
 
 
 class Grammars:
-    """Makes matchers. Loads the tokenizer that they need in the background."""
+    """Makes the grammars of rows. Loads the tokenizer that they need in the background."""
 
     def __init__(self, folder: Path) -> None:
         with ThreadPoolExecutor(1) as thread:
             self._tokenizer = thread.submit(load_tokenizer, folder)
             thread.shutdown(wait=False)
 
-    def matcher(self, grammar: str, output: Sequence[int] | np.ndarray) -> LLMatcher | None:
-        """Return the state of a grammar after `output`; None if there is no grammar.
-
-        Raise GrammarError if the grammar cannot be followed.
-        """
-        if not grammar:
-            return None
-        matcher = make_matcher(self._tokenizer.result(), grammar)
-        matcher.consume_tokens([int(token) for token in output])
-        check(matcher)
-        return matcher
+    def of_row(self, grammar: str, output: Sequence[int] | np.ndarray) -> RowGrammar | None:
+        """Return the state of a grammar after `output`; None if there is no grammar."""
+        return RowGrammar(self._tokenizer, grammar, output) if grammar else None
 
 
-def restrict(logits: torch.Tensor, matchers: Sequence[LLMatcher | None]) -> None:
-    """Rule out what each row's grammar forbids, in place. `logits` is (rows, vocabulary)."""
-    kept = [(row, matcher) for row, matcher in enumerate(matchers) if matcher is not None]
-    if not kept:
+def restrict(logits: torch.Tensor, grammars: Sequence[RowGrammar | None]) -> None:
+    """Rule out what each row's grammar forbids, in place. `logits` is (rows, vocabulary).
+
+    Rows of grammars that have failed stay as they are.
+    """
+    rows, masks = [], []
+    for row, grammar in enumerate(grammars):
+        allowed = None if grammar is None else grammar.allowed(logits.shape[1])
+        if allowed is not None:
+            rows.append(row)
+            masks.append(allowed)
+    if not rows:
         return
-    masks = np.stack([np.frombuffer(matcher.compute_bitmask(), np.uint8) for _, matcher in kept])
-    allowed = np.zeros((len(kept), logits.shape[1]), bool)  # the tokenizer may have more or fewer
-    bits = np.unpackbits(masks, axis=1, bitorder="little")[:, : logits.shape[1]]
-    allowed[:, : bits.shape[1]] = bits
-    rows = torch.tensor([row for row, _ in kept], device=logits.device)
-    forbidden = torch.from_numpy(~allowed).to(logits.device)
-    logits[rows] = logits[rows].masked_fill(forbidden, -torch.inf)
+    index = torch.tensor(rows, device=logits.device)
+    forbidden = torch.from_numpy(~np.stack(masks)).to(logits.device)
+    logits[index] = logits[index].masked_fill(forbidden, -torch.inf)
 
 
-def advance(matchers: Sequence[LLMatcher | None], tokens: Sequence[int]) -> None:
-    """Tell each row's grammar which token it has sampled."""
-    for matcher, token in zip(matchers, tokens, strict=True):
-        if matcher is not None and not matcher.is_stopped():
-            matcher.consume_token(token)
+def advance(grammars: Sequence[RowGrammar | None], tokens: Sequence[int]) -> list[Failed]:
+    """Tell each row's grammar which token it has sampled. Return the rows that have failed."""
+    failed = []
+    for index, (grammar, token) in enumerate(zip(grammars, tokens, strict=True)):
+        if grammar is not None:
+            grammar.advance(token)
+            if grammar.failure:
+                failed.append(Failed(index, grammar.failure))
+    return failed

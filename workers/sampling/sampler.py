@@ -8,16 +8,15 @@ trick): in a running sum of probabilities, a rounding error would move all later
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from llguidance import LLMatcher
 from msgspec import structs
 
-from bros.brosd.protocol.wire import Logprobs, Sampling
+from bros.brosd.protocol.wire import Failed, Logprobs, Sampling
 from bros.workers.sampling import cpu, device
-from bros.workers.sampling.grammar import advance, restrict
+from bros.workers.sampling.grammar import RowGrammar, advance, restrict
 from bros.workers.sampling.likeliest import likeliest
 from bros.workers.sampling.logprobs import Observed
 from bros.workers.sampling.odds import Odds
@@ -30,15 +29,19 @@ class Draw:
     sampling: Sampling
     tokens: np.ndarray  # (known,), int32
     num_prompt: int
-    matcher: LLMatcher | None = None
+    grammar: RowGrammar | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The tokens that rows sampled in an iteration, and log probabilities that were asked for."""
+    """The tokens that rows sampled in an iteration, and log probabilities that were asked for.
 
-    tokens: list[int]
-    logprobs: list[Logprobs]
+    The token of a row that has failed means nothing.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
 
 
 @torch.inference_mode()  # as the logits are made; else they could not be changed in place
@@ -49,7 +52,7 @@ def draw_all(logits: torch.Tensor, draws: list[Draw]) -> Choice:
     """
     others = [i for i, draw in enumerate(draws) if not _is_greedy(draw)]
     if not others:
-        return Choice(likeliest(logits), [])
+        return Choice(likeliest(logits))
     if len(others) == len(draws):
         return choose(logits.float(), draws)
     choice = choose(logits[others].float(), [draws[i] for i in others])
@@ -57,13 +60,14 @@ def draw_all(logits: torch.Tensor, draws: list[Draw]) -> Choice:
     for i, token in zip(others, choice.tokens, strict=True):
         tokens[i] = token
     told = [structs.replace(item, index=others[item.index]) for item in choice.logprobs]
-    return Choice(tokens, told)
+    failed = [structs.replace(item, index=others[item.index]) for item in choice.failed]
+    return Choice(tokens, told, failed)
 
 
 def _is_greedy(draw: Draw) -> bool:
     """Return whether the row takes the likeliest token of its unchanged logits, and no more."""
     sampling = draw.sampling
-    if draw.matcher is not None or sampling.logprobs is not None:
+    if draw.grammar is not None or sampling.logprobs is not None:
         return False
     return sampling.temperature == 0 and not _is_penalised(sampling)
 
@@ -71,11 +75,11 @@ def _is_greedy(draw: Draw) -> bool:
 def choose(logits: torch.Tensor, draws: list[Draw]) -> Choice:
     """Do `draw_all` on float32 logits, which it changes."""
     observed = Observed(logits, [draw.sampling for draw in draws])
-    matchers = [draw.matcher for draw in draws]
-    restrict(logits, matchers)
+    grammars = [draw.grammar for draw in draws]
+    restrict(logits, grammars)
     tokens: list[int] = sample(logits, draws).tolist()
-    advance(matchers, tokens)
-    return Choice(tokens, observed.of(tokens))
+    failed = advance(grammars, tokens)
+    return Choice(tokens, observed.of(tokens), failed)
 
 
 def sample(logits: torch.Tensor, draws: list[Draw]) -> torch.Tensor:

@@ -30,7 +30,7 @@ GOLDEN: list[tuple[wire.Message, object, str]] = [
     (
         wire.StepDone(worker=0, generation=1, step=2, tokens=wire.pack_ids([-1]), elapsed_s=0.5),
         wire.ToDaemon,
-        "99a4646f6e65000102c404ffffffffcb3fe0000000000000cb00000000000000000090",
+        "9aa4646f6e65000102c404ffffffffcb3fe0000000000000cb0000000000000000009090",
     ),
     (
         wire.Emit(rids=[1], tokens=wire.pack_ids([300]), finish=[wire.FinishReason.LENGTH]),

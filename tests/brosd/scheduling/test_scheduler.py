@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.brosd.config import KvMode, PolicyName
-from bros.brosd.protocol.wire import Admit, FinishReason, Sampling, pack_ids
+from bros.brosd.protocol.wire import Admit, Failed, FinishReason, Sampling, pack_ids
 from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.registry import POLICIES
 from bros.kv import Klass
@@ -137,3 +137,21 @@ def test_an_answer_to_no_question_is_an_error(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     with pytest.raises(ValueError, match="not in flight"):
         bench.scheduler.complete(1, [])
+
+
+def test_a_row_that_fails_ends_its_own_request_only(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    for rid in (1, 2):
+        bench.admit(rid, Klass.RT, prompt=4, max_tokens=2)
+    bench.send()
+    assert bench.in_flight is not None
+    step = bench.in_flight.step
+    assert bench.scheduler.give_up(step - 1, [Failed(1, "of another iteration")]) == []
+    (fail,) = bench.scheduler.give_up(step, [Failed(0, "too complex")])
+    assert (fail.rid, fail.status, fail.message) == (1, 400, "too complex")
+    bench.finish_step()
+    assert bench.output == {1: [], 2: [4]}
+    assert [request.rid for request in bench.scheduler.running] == [2]
+    bench.step()
+    assert bench.finish[2] is FinishReason.LENGTH
+    assert bench.scheduler.idle

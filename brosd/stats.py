@@ -28,6 +28,7 @@ def report(about: Stats, fleet: Fleet) -> Stats:
     return msgspec.structs.replace(
         about,
         max_len=shortest(worker.max_len for worker in workers),
+        vocab_size=shortest(worker.vocab_size for worker in workers),
         iterations=sum(worker.iterations for worker in workers),
         iteration_s=_mean(worker.mean_step_s for worker in workers),
         prediction_error=_mean(error for error, _ in errors),
@@ -53,7 +54,7 @@ def in_a_line(stats: Stats) -> str:
 
 
 def shortest(lengths: Iterable[int]) -> int:
-    """Return the length that every worker can take, as far as known; 0 if none is known yet."""
+    """Return the length or size that suits every worker, as far as known; 0 if none is known."""
     return min((length for length in lengths if length), default=0)
 
 

@@ -28,7 +28,10 @@ class PoolTooSmall(ValueError):
 
 
 class WorkerHandle:
-    """Worker `index`, through all its incarnations. `max_len` is 0 until one has loaded."""
+    """Worker `index`, through all its incarnations.
+
+    `max_len` and `vocab_size` are 0 until one has loaded.
+    """
 
     def __init__(
         self, config: Config, supervisor: Supervisor, model: Path, index: int, group: DeviceGroup
@@ -52,6 +55,7 @@ class WorkerHandle:
         )
         self.place = WorkerLoad(self.scheduler)
         self.max_len = 0
+        self.vocab_size = 0
         self.iterations = 0
         self.mean_step_s = 0.0  # of the last second
         self._steps_s: list[float] = []  # iterations since the last tick
@@ -73,6 +77,7 @@ class WorkerHandle:
         """
         pool = PoolPlan(self._config, geometry)
         self.max_len = pool.max_len
+        self.vocab_size = geometry.vocab_size
         if self.max_len < 2:
             raise PoolTooSmall(
                 f"the KV pool of {geometry.num_blocks} blocks of {geometry.block_size} tokens "

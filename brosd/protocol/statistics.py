@@ -112,6 +112,7 @@ class Stats(Message, tag="stats"):
     uptime_s: float
     slo: Slo  # of real-time requests that name none
     max_len: int = 0
+    vocab_size: int = 0  # tokens that the model has, not its tokenizer; 0 until a worker has said
     iterations: int = 0
     iteration_s: float = 0.0  # mean over the last second
     scheduling_s: float = (

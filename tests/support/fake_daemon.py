@@ -117,13 +117,14 @@ class Daemon:
         return httpx.post(f"{self.url}{url}", content=body, timeout=30.0)
 
 
-def stats(state: str = "ready", max_len: int = 512) -> wire.Stats:
+def stats(state: str = "ready", max_len: int = 512, vocab_size: int = 49152) -> wire.Stats:
     return wire.Stats(
         state=state,
         model=MODEL,
         policy="bros",
         uptime_s=1.0,
         max_len=max_len,
+        vocab_size=vocab_size,
         iterations=0,
         iteration_s=0.0,
         scheduling_s=0.0,

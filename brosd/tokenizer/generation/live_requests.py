@@ -179,6 +179,11 @@ class LiveRequests:
         return self.stats.max_len if self.stats else 0
 
     @property
+    def vocab_size(self) -> int:
+        """Tokens that the model has; 0 while no worker has said."""
+        return self.stats.vocab_size if self.stats else 0
+
+    @property
     def state(self) -> str:
         """The daemon's state, as it said last: "starting", "ready" or "draining"."""
         return self.stats.state if self.stats else "starting"

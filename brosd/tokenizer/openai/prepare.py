@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,17 @@ SHORT_CHARS = 2048  # encoded at once; a longer text would keep streams waiting
 ENCODER_THREADS = 2
 
 
+@dataclass(frozen=True)
+class ModelSizes:
+    """What the workers say of the model: tokens of a sequence, and tokens of its vocabulary.
+
+    A tokenizer may have more tokens: some that were added to it later, which the model cannot read.
+    """
+
+    max_len: int
+    vocab_size: int
+
+
 class Preparer:
     """Prepares requests for one model; has a thread pool for long texts."""
 
@@ -54,7 +66,7 @@ class Preparer:
         self._trial.close()
 
     async def prepare(
-        self, request: ChatRequest | CompletionRequest, max_len: int, *, batch: bool
+        self, request: ChatRequest | CompletionRequest, sizes: ModelSizes, *, batch: bool
     ) -> list[Submission]:
         """`n` submissions per prompt. Raise OpenAIError (400) if the request cannot be served."""
         arrived_s = time.monotonic()
@@ -69,6 +81,8 @@ class Preparer:
             ]
         else:
             prompts = await self._encode_prompts(request)
+        for prompt in prompts:
+            _check_known(request, prompt, sizes.vocab_size)
         choices = request.n or 1
         if len(prompts) * choices > MAX_PROMPTS:
             raise invalid("n", f"more than {MAX_PROMPTS} choices in one request")
@@ -85,7 +99,7 @@ class Preparer:
                 klass=klass,
                 arrived_s=arrived_s,
                 prompt=prompt,
-                max_tokens=_max_tokens(request, len(prompt), max_len),
+                max_tokens=_max_tokens(request, len(prompt), sizes.max_len),
                 sampling=sampling,
                 stop_ids=self._stop_ids(request),
                 stops=request.stops,
@@ -215,10 +229,25 @@ def _called(call: ToolCall, field: str) -> dict[str, Any]:
     return {"id": call.id, "type": call.type, "function": function}
 
 
+def _check_known(
+    request: ChatRequest | CompletionRequest, prompt: list[int], vocab_size: int
+) -> None:
+    """Raise OpenAIError if the prompt has a token that the tokenizer has and the model has not."""
+    highest = max(prompt, default=0)
+    if vocab_size and highest >= vocab_size:
+        field = _prompt_field(request)
+        problem = f"it has token id {highest}, and this model has no ids above {vocab_size - 1}"
+        raise invalid(field, problem)
+
+
+def _prompt_field(request: ChatRequest | CompletionRequest) -> str:
+    return "messages" if isinstance(request, ChatRequest) else "prompt"
+
+
 def _max_tokens(request: ChatRequest | CompletionRequest, num_prompt: int, max_len: int) -> int:
     """How many tokens may be sampled. Raise OpenAIError if the context has no room for them."""
     left = max_len - num_prompt
-    field = "messages" if isinstance(request, ChatRequest) else "prompt"
+    field = _prompt_field(request)
     if left < 1:
         raise _too_long(field, f"{num_prompt} of them leave no room for an answer", max_len)
     name, asked = _asked(request)

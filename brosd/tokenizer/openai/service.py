@@ -20,7 +20,7 @@ from bros.brosd.tokenizer.openai.errors import (
     too_large,
 )
 from bros.brosd.tokenizer.openai.parsing import parse
-from bros.brosd.tokenizer.openai.prepare import Preparer
+from bros.brosd.tokenizer.openai.prepare import ModelSizes, Preparer
 from bros.brosd.tokenizer.openai.responses import (
     ChatResponseBuilder,
     CompletionResponseBuilder,
@@ -134,8 +134,8 @@ class OpenAIService:
         self._check_model(request.model)
         self._live_requests.check_open()
         try:
-            max_len = self._live_requests.max_len
-            submissions = await self._preparer.prepare(request, max_len, batch=batch)
+            sizes = ModelSizes(self._live_requests.max_len, self._live_requests.vocab_size)
+            submissions = await self._preparer.prepare(request, sizes, batch=batch)
         except RecursionError:
             raise invalid("body", "nested too deeply") from None
         options = request.stream_options

@@ -26,12 +26,25 @@ IPC_PATH_MAX = 107  # sun_path of a Unix socket, in bytes
 # What decoding a frame may raise: text that is not UTF-8 and deep nesting have errors of their own.
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
+
+class MessageTooLargeError(ValueError):
+    """A message has more than MAX_MESSAGE_BYTES."""
+
+
 _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(message: Message) -> bytes:
-    """Return the MessagePack bytes of one message."""
-    return _encoder.encode(message)
+    """Return the MessagePack bytes of one message.
+
+    Raise MessageTooLargeError if its reader would not take it: the connection would then be closed,
+    and the message lost.
+    """
+    data = _encoder.encode(message)
+    if len(data) > MAX_MESSAGE_BYTES:
+        kind = type(message).__name__
+        raise MessageTooLargeError(f"{kind} of {len(data)} bytes, more than {MAX_MESSAGE_BYTES}")
+    return data
 
 
 def ipc(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from bros.brosd.protocol.wire import MAX_MESSAGE_BYTES
 from bros.brosd.scheduling.budget import BeCredit, Budget
 from bros.brosd.scheduling.cost_model import CostModel, IterationLoad
 from bros.brosd.scheduling.limits import KvRules, Limits
@@ -13,6 +14,8 @@ from bros.brosd.scheduling.policies import Agenda, Policy
 from bros.brosd.scheduling.queues import Queues
 from bros.brosd.scheduling.request import Request
 from bros.kv import Allocator, Klass
+
+MAX_NEW_ROW_BYTES = MAX_MESSAGE_BYTES // 2  # the rest is for what every plan has
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +46,7 @@ class Packer:
         self._credit = BeCredit(limits.be_floor)
         self.chunks: list[Chunk] = []
         self.load = IterationLoad()
+        self._new_row_bytes = 0  # in the plan's message
 
     @property
     def short_of_memory(self) -> Counter[Klass]:
@@ -53,6 +57,7 @@ class Packer:
         """Start an empty plan: the last one has been run."""
         self._memory.begin()
         self.chunks = []
+        self._new_row_bytes = 0
 
     def fill(self, policy: Policy, cost: CostModel, now_s: float) -> None:
         """Fill the iteration in the order of the policy, chunking prompts to fit."""
@@ -77,7 +82,7 @@ class Packer:
         before_be_s: float | None = None
         blocked: set[Klass] = set()  # once one finds no room, none of its class overtakes it
         for request in list(agenda.requests):
-            if request in self._memory.planned:
+            if request in self._memory.planned or not self._fits_message(request):
                 continue
             if request.klass is Klass.BE and before_be_s is None:
                 before_be_s = budget.spent_s
@@ -89,6 +94,15 @@ class Packer:
                 continue
             self._plan(request, budget, urgent)
         return 0.0 if before_be_s is None else budget.spent_s - before_be_s
+
+    def _fits_message(self, request: Request) -> bool:
+        """Return whether the plan's message has room for what the worker must learn of a request.
+
+        If not, the request waits for the next plan. A request alone always fits.
+        """
+        if request.known_to_worker or not self._new_row_bytes:
+            return True
+        return self._new_row_bytes + request.new_row_bytes <= MAX_NEW_ROW_BYTES
 
     def _admit(self, request: Request, budget: Budget, urgent: bool, blocked: set[Klass]) -> bool:
         """Admit a waiting request, if its first chunk fits too."""
@@ -105,6 +119,8 @@ class Packer:
         if chunk is not None:
             self.chunks.append(chunk)
             self._memory.planned.add(request)
+            if not request.known_to_worker:
+                self._new_row_bytes += request.new_row_bytes
             budget.take(chunk.start, chunk.count)
 
     def _decode(self, request: Request, budget: Budget, urgent: bool) -> Chunk | None:

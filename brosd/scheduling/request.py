@@ -16,6 +16,9 @@ from bros.brosd.protocol.wire import (
 )
 from bros.kv import Klass
 
+ID_BYTES = 4
+MAX_OTHER_BYTES = 256  # of a row's numbers in a message
+
 
 @dataclass(slots=True, eq=False)
 class Request:
@@ -90,6 +93,11 @@ class Request:
         if self.num_output >= self.max_tokens or len(self.tokens) >= max_len:
             return FinishReason.LENGTH
         return FinishReason.NONE
+
+    @property
+    def new_row_bytes(self) -> int:
+        """At least as many bytes as `new_row` has in a message."""
+        return ID_BYTES * len(self.tokens) + len(self.sampling.grammar.encode()) + MAX_OTHER_BYTES
 
     def new_row(self, row: int) -> NewRow:
         """Return what a worker must know before the request's first iteration in `row`."""

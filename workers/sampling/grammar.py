@@ -8,14 +8,15 @@ row fails, and all others go on.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 
 from bros.brosd.protocol.grammars import GrammarError, check, load_tokenizer, make_matcher
 from bros.brosd.protocol.wire import Failed
@@ -23,16 +24,18 @@ from bros.brosd.protocol.wire import Failed
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MAX_COMPILED = 16  # grammars that are kept for rows to come
+
 
 class RowGrammar:
     """The state of one row's grammar. `failure` says why it cannot go on; empty if it can."""
 
     def __init__(
-        self, tokenizer: Future[LLTokenizer], grammar: str, output: Sequence[int] | np.ndarray
+        self, start: Callable[[], LLMatcher], output: Sequence[int] | np.ndarray = ()
     ) -> None:
-        """Follow a grammar along the row's output so far."""
+        """Follow the grammar whose first state is `start()` along the row's output so far."""
         self.failure = ""
-        self._matcher = self._try(lambda: _matcher_after(tokenizer.result(), grammar, output))
+        self._matcher = self._try(lambda: _after(start(), output))
 
     def allowed(self, vocab_size: int) -> np.ndarray | None:
         """Return which of the model's tokens may come next, bool; None if the grammar has failed.
@@ -63,10 +66,7 @@ class RowGrammar:
         return None
 
 
-def _matcher_after(
-    tokenizer: LLTokenizer, grammar: str, output: Sequence[int] | np.ndarray
-) -> LLMatcher:
-    matcher = make_matcher(tokenizer, grammar)
+def _after(matcher: LLMatcher, output: Sequence[int] | np.ndarray) -> LLMatcher:
     matcher.consume_tokens([int(token) for token in output])
     check(matcher)
     return matcher
@@ -96,10 +96,23 @@ class Grammars:
         with ThreadPoolExecutor(1) as thread:
             self._tokenizer = thread.submit(load_tokenizer, folder)
             thread.shutdown(wait=False)
+        self._starts: OrderedDict[str, LLMatcher] = OrderedDict()  # the newest last
 
     def of_row(self, grammar: str, output: Sequence[int] | np.ndarray) -> RowGrammar | None:
         """Return the state of a grammar after `output`; None if there is no grammar."""
-        return RowGrammar(self._tokenizer, grammar, output) if grammar else None
+        return RowGrammar(lambda: self._start(grammar), output) if grammar else None
+
+    def _start(self, grammar: str) -> LLMatcher:
+        """Return a new matcher. A grammar is compiled once for all rows of a request.
+
+        Raise GrammarError if it cannot be.
+        """
+        if grammar not in self._starts:
+            self._starts[grammar] = make_matcher(self._tokenizer.result(), grammar)
+        self._starts.move_to_end(grammar)
+        while len(self._starts) > MAX_COMPILED:
+            self._starts.popitem(last=False)
+        return self._starts[grammar].deep_copy()
 
 
 def restrict(logits: torch.Tensor, grammars: Sequence[RowGrammar | None]) -> None:

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from bros.brosd.protocol import wire
-from bros.brosd.protocol.sockets import encode
+from bros.brosd.protocol.sockets import MessageTooLargeError, encode
 from bros.kv import Klass
 
 SAMPLING = wire.Sampling(temperature=0.5, seed=3)
@@ -55,3 +55,8 @@ def test_ids_pack_to_little_endian_words() -> None:
 def test_a_message_of_another_inbox_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.msgpack.decode(encode(wire.Abort(rid=1)), type=wire.ToWorker)
+
+
+def test_a_message_that_its_reader_would_not_take_is_not_sent() -> None:
+    with pytest.raises(MessageTooLargeError, match=r"StepPlan of \d+ bytes, more than 67108864"):
+        encode(wire.StepPlan(1, bytes(wire.MAX_MESSAGE_BYTES), b"", b""))

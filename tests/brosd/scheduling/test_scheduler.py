@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.brosd.config import KvMode, PolicyName
-from bros.brosd.protocol.wire import Admit, Failed, FinishReason, Sampling, pack_ids
+from bros.brosd.protocol.sockets import encode
+from bros.brosd.protocol.wire import (
+    MAX_MESSAGE_BYTES,
+    Admit,
+    Failed,
+    FinishReason,
+    Sampling,
+    pack_ids,
+)
 from bros.brosd.scheduling.limits import Limits
 from bros.brosd.scheduling.registry import POLICIES
 from bros.kv import Klass
@@ -154,4 +162,22 @@ def test_a_row_that_fails_ends_its_own_request_only(tmp_path: Path) -> None:
     assert [request.rid for request in bench.scheduler.running] == [2]
     bench.step()
     assert bench.finish[2] is FinishReason.LENGTH
+    assert bench.scheduler.idle
+
+
+def test_a_plan_stays_within_what_a_message_may_have(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    grammar = "x" * (MAX_MESSAGE_BYTES // 5)
+    for rid in range(4):
+        admit = Admit(rid, Klass.RT, 0.0, pack_ids([1]), 2, Sampling(grammar=grammar))
+        bench.scheduler.admit(admit)
+        bench.output[rid] = []
+    for rids in ([0, 1], [0, 1, 2, 3], [2, 3]):
+        assert bench.send()
+        assert bench.in_flight is not None
+        assert len(encode(bench.in_flight)) <= MAX_MESSAGE_BYTES
+        assert bench.in_flight.num_copies == 0
+        before = {rid: len(output) for rid, output in bench.output.items()}
+        bench.finish_step()
+        assert [rid for rid in range(4) if len(bench.output[rid]) > before[rid]] == rids
     assert bench.scheduler.idle

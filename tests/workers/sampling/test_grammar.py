@@ -101,3 +101,12 @@ def test_a_folder_without_a_tokenizer_fails_rows_with_grammars_only(tmp_path: Pa
     )
     assert [item.index for item in choice.failed] == [0]
     assert "no tokenizer.json" in choice.failed[0].reason
+
+
+def test_rows_of_one_request_share_a_compiled_grammar_and_no_state(folder: Path) -> None:
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"enum": ["a", "b"]}))
+    grammars = Grammars(folder)
+    rows = [grammars.of_row(grammar, []), grammars.of_row(grammar, [id_of(folder, '"')])]
+    choice = draw_all(torch.zeros(2, 257), [draw(row) for row in rows])
+    assert choice.tokens == [id_of(folder, '"'), id_of(folder, "a")]
+    assert choice.failed == []

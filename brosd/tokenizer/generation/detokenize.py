@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 Decode = Callable[[Sequence[int]], str]
@@ -54,26 +55,75 @@ class Detokenizer:
             self._settled = max(0, self._settled - start)
 
 
+class StopAutomaton:
+    """Finds a request's stop strings in a text, in one pass (Aho and Corasick, 1975).
+
+    A state stands for a beginning of a stop string: the longest that the text ends with. State 0
+    is the empty one. The choices of a request share the automaton; each keeps its own state.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._next: list[dict[str, int]] = [{}]  # by state: the state after one more character
+        self._shorter = [0]  # by state: that of its longest proper end that is a state
+        self.held = [0]  # by state: its length
+        self.found = [0]  # by state: the length of the longest stop string that is complete; or 0
+        for stop in stops:
+            self._add(stop)
+        self._link()
+
+    def _add(self, stop: str) -> None:
+        state = 0
+        for char in stop:
+            if char not in self._next[state]:
+                self._next[state][char] = len(self._next)
+                self._next.append({})
+                self._shorter.append(0)
+                self.held.append(self.held[state] + 1)
+                self.found.append(0)
+            state = self._next[state][char]
+        self.found[state] = len(stop)
+
+    def _link(self) -> None:
+        """Fill in `_shorter`, shortest states first."""
+        states = deque(self._next[0].values())
+        while states:
+            state = states.popleft()
+            for char, longer in self._next[state].items():
+                self._shorter[longer] = self.after(self._shorter[state], char)
+                states.append(longer)
+            self.found[state] = self.found[state] or self.found[self._shorter[state]]
+
+    def after(self, state: int, char: str) -> int:
+        """Return the state after one more character."""
+        while state and char not in self._next[state]:
+            state = self._shorter[state]
+        return self._next[state].get(char, 0)
+
+
+NO_STOPS = StopAutomaton([])
+
+
 class StopMatcher:
     """Passes text on up to the first stop string to be complete; holds back what may begin one."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._automata = [_StopAutomaton(stop) for stop in stops]
+    def __init__(self, stops: StopAutomaton) -> None:
+        self._stops = stops
+        self._state = 0
         self._held = ""
         self.stopped = False
 
     def push(self, text: str) -> str:
         """The part of the text so far that is certain to precede any stop string."""
-        if not self._automata or self.stopped:
-            return "" if self.stopped else text
+        if self.stopped:
+            return ""
         for index, char in enumerate(text):
-            found = max((a.length for a in self._automata if a.feed(char)), default=0)
-            if found:
+            self._state = self._stops.after(self._state, char)
+            if found := self._stops.found[self._state]:
                 self.stopped = True
                 self._held += text[: index + 1]
                 return self._release(found, discard=True)
         self._held += text
-        return self._release(max(automaton.matched for automaton in self._automata))
+        return self._release(self._stops.held[self._state])
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
@@ -86,32 +136,10 @@ class StopMatcher:
         return released
 
 
-class _StopAutomaton:
-    """Knuth-Morris-Pratt: how much of one stop string the text ends with."""
-
-    def __init__(self, stop: str) -> None:
-        self._stop = stop
-        self.length = len(stop)
-        self.matched = 0
-        self._borders = [0]  # for each prefix: its longest proper prefix that is also its end
-        for char in stop[1:]:
-            self._borders.append(self._extend(self._borders[-1], char))
-
-    def _extend(self, matched: int, char: str) -> int:
-        while matched and self._stop[matched] != char:
-            matched = self._borders[matched - 1]
-        return matched + (self._stop[matched] == char)
-
-    def feed(self, char: str) -> bool:
-        """Whether the stop string is complete with `char`. Not called again once it is."""
-        self.matched = self._extend(self.matched, char)
-        return self.matched == self.length
-
-
 class TextStream:
     """Tokens in, text out, cut at the first stop string."""
 
-    def __init__(self, decode: Decode, stops: Sequence[str]) -> None:
+    def __init__(self, decode: Decode, stops: StopAutomaton = NO_STOPS) -> None:
         self._detokenizer = Detokenizer(decode)
         self._matcher = StopMatcher(stops)
 

@@ -30,7 +30,7 @@ from bros.brosd.protocol.wire import (
     unpack_ids,
 )
 from bros.brosd.tokenizer.generation.caller import caller
-from bros.brosd.tokenizer.generation.detokenize import Decode, TextStream
+from bros.brosd.tokenizer.generation.detokenize import Decode, StopAutomaton, TextStream
 from bros.brosd.tokenizer.openai.errors import OpenAIError, shutting_down, starting
 from bros.kv import Klass
 
@@ -55,7 +55,7 @@ class Submission:
     max_tokens: int
     sampling: Sampling
     stop_ids: list[int]
-    stops: list[str]
+    stops: StopAutomaton
     slo: Slo | None
     stream: bool
 

@@ -15,6 +15,7 @@ import msgspec
 from bros.brosd.config import SloConfig
 from bros.brosd.protocol.wire import Sampling, Slo
 from bros.brosd.tokenizer.generation.codec import ChatOptions, Codec
+from bros.brosd.tokenizer.generation.detokenize import StopAutomaton
 from bros.brosd.tokenizer.generation.grammar_trial import GrammarTrial
 from bros.brosd.tokenizer.generation.live_requests import Submission
 from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
@@ -93,6 +94,7 @@ class Preparer:
             await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._codec.token_bytes, 0
             )
+        stops = StopAutomaton(request.stops)  # one for all choices
         klass = Klass.BE if batch or request.service_tier == "flex" else Klass.RT
         return [
             Submission(
@@ -102,7 +104,7 @@ class Preparer:
                 max_tokens=_max_tokens(request, len(prompt), sizes.max_len),
                 sampling=sampling,
                 stop_ids=self._stop_ids(request),
-                stops=request.stops,
+                stops=stops,
                 slo=self._objectives(request) if klass is Klass.RT else None,
                 stream=bool(request.stream) and not batch,
             )

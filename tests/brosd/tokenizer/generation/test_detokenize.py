@@ -9,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bros.brosd.tokenizer.generation.codec import Codec
-from bros.brosd.tokenizer.generation.detokenize import Detokenizer, StopMatcher, TextStream
+from bros.brosd.tokenizer.generation.detokenize import (
+    Detokenizer,
+    StopAutomaton,
+    StopMatcher,
+    TextStream,
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_half_a_character_is_held_back(codec: Codec) -> None:
 )
 @settings(deadline=None)
 def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[str]) -> None:
-    matcher = StopMatcher(stops)
+    matcher = StopMatcher(StopAutomaton(stops))
     out = "".join(matcher.push(piece) for piece in pieces) + matcher.finish()
     text = "".join(pieces)
     # The first stop string is the one that is complete first; of those, the longest.
@@ -71,7 +76,17 @@ def test_text_ends_before_the_first_stop_string(pieces: list[str], stops: list[s
 
 
 def test_nothing_that_may_begin_a_stop_string_gets_out(codec: Codec) -> None:
-    stream = TextStream(codec.decode, [" is over"])
+    stream = TextStream(codec.decode, StopAutomaton([" is over"]))
     pieces = [stream.push(token) for token in codec.encode("It is over now")]
     assert "".join(pieces) == "It"
     assert stream.stopped
+
+
+def test_choices_share_the_stop_strings_and_nothing_else() -> None:
+    stops = StopAutomaton(["abab", "ba!"])
+    first, second = StopMatcher(stops), StopMatcher(stops)
+    assert first.push("xab") == "x"
+    assert second.push("ba") == ""
+    assert first.push("ac") == "abac"
+    assert second.push("!b") == ""
+    assert (first.stopped, second.stopped) == (False, True)

@@ -43,8 +43,12 @@ def load_tokenizer(folder: Path) -> LLTokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise GrammarError("this model's tokenizer does not support grammars: no tokenizer.json")
+    text = path.read_text()
     try:
-        return LLTokenizer(path.read_text(), eos_token=_eos_ids(folder) or None)
+        # An id that the tokenizer lacks ends no answer of a grammar; llguidance would refuse it.
+        known = LLTokenizer(text).vocab_size
+        ends = [token for token in _eos_ids(folder) if token < known]
+        return LLTokenizer(text, eos_token=ends or None)
     except ValueError as error:
         raise GrammarError(f"this model's tokenizer does not support grammars: {error}") from None
 

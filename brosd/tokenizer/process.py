@@ -110,7 +110,7 @@ class TokenizerProcess:
         if self._tracer:
             await asyncio.to_thread(self._tracer.close)
         await self._store.close()
-        self._preparer.close()
+        await self._preparer.close()
         self._local_server.close()
 
     async def _obey(self, jobs: asyncio.Task[None]) -> None:

@@ -20,6 +20,8 @@ from llguidance import LLMatcher, LLTokenizer
 from bros.brosd.protocol.child import die_with_parent
 from bros.brosd.protocol.grammars import GrammarError, check, load_tokenizer, make_matcher
 
+TOO_COMPLEX = "the schema is too complex: no grammar can be made of it in reasonable time"
+COMPILE_CPU_S = 0.3  # a worker that compiles the grammar keeps all its requests waiting
 CPU_S = 1.0  # for one grammar; the kernel ends the process after that
 WALK_CPU_S = 0.5  # no further token is tried after that
 NUM_WALKS = 4
@@ -52,6 +54,8 @@ def problem_of(tokenizer: LLTokenizer, grammar: str) -> str:
     began_s = time.process_time()
     try:
         start = make_matcher(tokenizer, grammar)
+        if time.process_time() - began_s > COMPILE_CPU_S:
+            return TOO_COMPLEX
         for seed in range(NUM_WALKS):
             _walk(start.deep_copy(), Random(seed), began_s + WALK_CPU_S)
     except GrammarError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import OrderedDict
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from bros.brosd.tokenizer.generation.grammar_process import TOO_COMPLEX
+
 log = logging.getLogger(__name__)
 
 MODULE = "bros.brosd.tokenizer.generation.grammar_process"
-TOO_COMPLEX = "the schema is too complex: no grammar can be made of it in reasonable time"
 DEADLINE_S = 20.0  # the process bounds its CPU time itself; this is for one that does not run
 START_S = 60.0
+ATTEMPTS = 2
 MAX_KNOWN = 64  # verdicts that are kept
 
 
@@ -50,45 +53,58 @@ class GrammarTrial:
             self._known.popitem(last=False)
         return problem
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            with suppress(ProcessLookupError):
-                process.kill()
+        await self._end()
 
     async def _try(self, grammar: str) -> str:
-        if self._unusable:
-            return self._unusable
+        """Try a grammar; once more if the process ends by anything but its own limit of time."""
+        for _ in range(ATTEMPTS):
+            if self._unusable:
+                return self._unusable
+            try:
+                return await self._ask(grammar)
+            except (EOFError, ConnectionError, TimeoutError):
+                if await self._end() == -signal.SIGPROF:
+                    break
+        log.warning("event=grammar_too_complex bytes=%d", len(grammar))
+        return TOO_COMPLEX
+
+    async def _ask(self, grammar: str) -> str:
         try:
-            if self._process is None or self._process.returncode is not None:
+            if self._process is None:
                 self._process = await self._start()
             async with asyncio.timeout(DEADLINE_S):
                 return await _ask(self._process, grammar)
-        except (EOFError, ConnectionError, TimeoutError):
-            self.close()
-            return self._why_lost(grammar)
-        except BaseException:  # the client has left in the middle: so must the answer to it
-            self.close()
+        except asyncio.CancelledError:  # the client has left: so must the answer to it
+            _kill(self._process)
+            self._process = None
             raise
-
-    def _why_lost(self, grammar: str) -> str:
-        if self._unusable:
-            return self._unusable
-        log.warning("event=grammar_too_complex bytes=%d", len(grammar))
-        return TOO_COMPLEX
 
     async def _start(self) -> Process:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", MODULE, str(self._folder), stdin=PIPE, stdout=PIPE
         )
-        self._process = process
+        self._process = process  # to be ended if the client leaves meanwhile
         try:
             async with asyncio.timeout(START_S):
                 self._unusable = await _answer(process)
         except (EOFError, TimeoutError):
+            await self._end()
             raise TrialError("the process that tries grammars has not started") from None
         return process
+
+    async def _end(self) -> int | None:
+        """End the process; return its exit status."""
+        process, self._process = self._process, None
+        _kill(process)
+        return await process.wait() if process is not None else None
+
+
+def _kill(process: Process | None) -> None:
+    if process is not None:
+        with suppress(ProcessLookupError):
+            process.kill()
 
 
 async def _ask(process: Process, grammar: str) -> str:

@@ -62,9 +62,9 @@ class Preparer:
         self._trial = GrammarTrial(codec.folder)
         self._threads = ThreadPoolExecutor(ENCODER_THREADS, thread_name_prefix="encode")
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._trial.close()
+        await self._trial.close()
 
     async def prepare(
         self, request: ChatRequest | CompletionRequest, sizes: ModelSizes, *, batch: bool

@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([EOS])
     tokenizer.save(str(path / "tokenizer.json"))
-    (path / "config.json").write_text(json.dumps({"eos_token_id": vocabulary[EOS]}))
+    (path / "config.json").write_text(json.dumps({"eos_token_id": [vocabulary[EOS], 9999]}))
     return path
 
 

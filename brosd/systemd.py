@@ -38,10 +38,12 @@ def environ_of_child() -> dict[str, str]:
 
 
 def notify(*assignments: str) -> None:
-    """Send `READY=1`, `STATUS=...` and the like to the parent, if it listens."""
+    """Send `READY=1`, `STATUS=...` and the like to the parent, if it listens.
+
+    A parent that does not read loses messages: the daemon runs on and waits for nobody.
+    """
     message = "\n".join(assignments).encode()
     if inherited := os.environ.get(NOTIFY_FD):
-        # The daemon runs on, whether or not its parent still reads.
         with suppress(OSError), socket.socket(fileno=os.dup(int(inherited))) as pair:
             pair.send(message, socket.MSG_DONTWAIT)
     elif address := os.environ.get("NOTIFY_SOCKET"):
@@ -51,4 +53,4 @@ def notify(*assignments: str) -> None:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer,
         ):
             peer.connect(address)
-            peer.send(message)
+            peer.send(message, socket.MSG_DONTWAIT)

@@ -97,12 +97,14 @@ class Server:
 
     def child(self, module: str) -> int:
         """Return the process id of the daemon's child that runs `module`."""
+        found = self.children(module)
+        assert found, f"no child runs {module}"
+        return found[0]
+
+    def children(self, module: str) -> list[int]:
+        """Return the process ids of the daemon's children that run `module`."""
         children = Path(f"/proc/{self.pid()}/task/{self.pid()}/children").read_text().split()
-        for child in children:
-            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
-            if module in words:
-                return int(child)
-        raise AssertionError(f"no child runs {module}")
+        return [int(child) for child in children if module in _words(child)]
 
     def healthy(self) -> bool:
         try:
@@ -113,6 +115,14 @@ class Server:
     def log(self) -> str:
         log = self.folder / "state" / "brosd.log"
         return log.read_text() if log.exists() else ""
+
+
+def _words(pid: str) -> list[str]:
+    """Return the command line of a process; none if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:

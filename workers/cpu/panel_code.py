@@ -156,12 +156,17 @@ class PanelCode:
     def _call(self, name: str, result: ir.Type, *arguments: ir.Value) -> ir.Value:
         return llvm.call(self._builder, name, result, *arguments)
 
+    def _scaled(self, sums: ir.Value, half: int) -> ir.Value:
+        """Return sums, those of int8 weights multiplied by their scales."""
+        if not self._is_int8:
+            return sums
+        at = self._builder.gep(self._scale, [INDEX(LANES * half)])
+        return self._builder.fmul(sums, self._load(at, FLOATS, 4))
+
     def _store(self, sums: ir.Value, half: int, at: ir.Value) -> None:
         """Scale the sums of int8 weights, and store them, rounded to bfloat16 if `at` is."""
         builder = self._builder
-        if self._is_int8:
-            scale = self._load(builder.gep(self._scale, [INDEX(LANES * half)]), FLOATS, 4)
-            sums = builder.fmul(sums, scale)
+        sums = self._scaled(sums, half)
         if at.type.pointee is not HALF:
             builder.store(sums, builder.bitcast(at, FLOATS.as_pointer()), align=4)
             return

@@ -56,6 +56,19 @@ def test_a_token_is_computed_alike_in_all_company(kind: Kind) -> None:
             assert torch.equal(linear(x[first:last]), together[first:last])
 
 
+@pytest.mark.parametrize("kind", ["panels", "int8"])
+@torch.inference_mode()
+def test_long_prompts_are_computed_alike_in_all_company(kind: Kind) -> None:
+    """Code for a matrix unit cuts inputs into blocks for many tokens, which must change no bit."""
+    torch.manual_seed(1)
+    linear = make_linear(torch.nn.Linear(608, 96, dtype=torch.bfloat16), kind)
+    x = torch.randn(1100, 608, dtype=torch.bfloat16)
+    alone = torch.cat([linear(row[None]) for row in x])
+    for num_tokens in [*range(1, 601, 7), 63, 64, 65, 511, 512, 513, 1024, 1100]:
+        assert torch.equal(linear(x[:num_tokens]), alone[:num_tokens])
+        assert torch.equal(linear(x[-num_tokens:]), alone[-num_tokens:])
+
+
 @pytest.mark.parametrize("num_tokens", [1, 40])
 @torch.inference_mode()
 def test_int8_is_close(num_tokens: int) -> None:

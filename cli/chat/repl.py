@@ -10,9 +10,9 @@ from rich.console import Console
 from bros.brosd.client.client import ApiError, Client, ClientError, Stats
 from bros.cli.chat.answer import Answer
 from bros.cli.chat.conversation import Conversation, ConversationStore
-from bros.cli.chat.markdown import MarkdownStream
 from bros.cli.chat.prompt import Prompt, no_echo
 from bros.cli.chat.slash import Slash, is_command
+from bros.cli.chat.stream import MarkdownStream
 from bros.cli.chat.tally import ConversationTotals
 from bros.cli.errors import one_line
 from bros.cli.printable import printable

@@ -136,6 +136,9 @@ def cancel(job: Job, config: ConfigFile = None, set_: Overrides = None) -> None:
 
 @app.command()
 def chat(
+    question: Annotated[
+        str | None, typer.Argument(help="Answer this question and exit, as --once does.")
+    ] = None,
     once: Annotated[str | None, typer.Option(help="Answer this question and exit.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     temperature: Annotated[
@@ -150,15 +153,15 @@ def chat(
     config: ConfigFile = None,
     set_: Overrides = None,
 ) -> None:
-    """Chat in real time. A question can also be piped in.
+    """Chat in real time. A question, or text for the one given, can also be piped in.
 
     Example: bros chat --once "What is the capital of France?"
     """
-    from bros.cli.chat.command import ChatOptions
+    from bros.cli.chat.command import ChatOptions, one_question
     from bros.cli.chat.command import chat as run
 
     options = ChatOptions(model_, system, temperature, max_tokens)
-    run(target(config, set_), options, once, json=json)
+    run(target(config, set_), options, one_question(question, once), json=json)
 
 
 @app.command()

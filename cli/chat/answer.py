@@ -19,7 +19,9 @@ class Answer:
         self._asked_s = time.monotonic()
         self._first_s: float | None = None
         self._last_s: float | None = None
+        self._max_tokens = body.get("max_tokens")
         self.text = ""
+        self.pieces = 0  # of text, each of at least one token
         self.finish_reason: str | None = None
         self.output_tokens: int | None = None  # None if the answer was stopped
         self.total_tokens: int | None = None  # prompt included
@@ -42,6 +44,7 @@ class Answer:
         self._last_s = time.monotonic()
         self._first_s = self._first_s or self._last_s
         self.text += piece
+        self.pieces += 1
         return piece
 
     def close(self) -> None:
@@ -69,6 +72,9 @@ class Answer:
     def timings(self) -> str:
         """Return `TTFT 85 ms, TPOT 31 ms, 64 tokens, 29.8 tokens/s`, without what is not known."""
         parts = []
+        if self.finish_reason == "length":
+            by_request = self._max_tokens is not None and self._max_tokens == self.output_tokens
+            parts.append(f"cut off by {'max_tokens' if by_request else 'the limit of tokens'}")
         if self.ttft_s is not None:
             parts.append(f"TTFT {self.ttft_s * 1000:.0f} ms")
         if self.tpot_s is not None:

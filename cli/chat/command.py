@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,10 +31,9 @@ class ChatOptions:
 
 
 def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) -> None:
-    """Answer one question (`once`, or the whole of a piped standard input), else converse.
-
-    Return the exit code.
-    """
+    """Answer one question (`once`, or all of a piped standard input), else converse."""
+    if once is None and sys.stdin is None:
+        raise InputError("standard input is closed: use --once QUESTION")
     if once is None and sys.stdin.isatty():
         if json or not sys.stdout.isatty():
             raise InputError("there is no question: use --once QUESTION, or pipe one in")
@@ -49,12 +50,33 @@ def chat(target: Target, options: ChatOptions, once: str | None, *, json: bool) 
         _answer_once(client, chosen, question, json)
 
 
+def one_question(argument: str | None, once: str | None) -> str | None:
+    """Return the question of a command line. Raise InputError if there are two."""
+    if argument is not None and once is not None:
+        raise InputError("there are two questions: give one, with or without --once")
+    return once if argument is None else argument
+
+
 def read_question(once: str | None) -> str:
-    """Return `once`, or all of standard input if it is None. Raise InputError if it is blank."""
-    question = sys.stdin.buffer.read().decode(errors="replace") if once is None else once
+    """Return the question of `--once`, with what is piped in below it, or that alone.
+
+    Raise InputError if it is blank.
+    """
+    piped = ""
+    if once is None or _is_piped():
+        piped = sys.stdin.buffer.read().decode(errors="replace").strip()
+    question = "\n\n".join(part for part in (once, piped) if part)
     if not question.strip():
         raise InputError("the question is empty")
-    return question.strip() if once is None else question
+    return question
+
+
+def _is_piped() -> bool:
+    """Return whether standard input is a pipe or a file, not a terminal, a device or nothing."""
+    if sys.stdin is None:
+        return False
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def conversation(

@@ -47,6 +47,8 @@ class Conversation:
     system: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
+    context: int = 0  # its tokens after the last answer
+    context_is_least: bool = False  # a stopped answer does not tell how long the prompt was
 
     def body(self) -> dict[str, Any]:
         """Return the request for the next answer."""
@@ -66,6 +68,22 @@ class Conversation:
             self.messages.append(message("assistant", text))
         else:
             self.take_back()
+
+    def count(self, total_tokens: int | None, pieces: int) -> None:
+        """Note how long the conversation is after an answer, which came in so many pieces."""
+        self.context_is_least = total_tokens is None
+        self.context = self.context + pieces if total_tokens is None else total_tokens
+
+    def clear(self) -> None:
+        """Forget what was said."""
+        self.messages.clear()
+        self.context, self.context_is_least = 0, False
+
+    def status(self, max_len: int) -> list[str]:
+        """Return pieces of a status line; the context can have `max_len` tokens, 0 if unknown."""
+        least = "at least " if self.context_is_least else ""
+        context = f"context {least}{self.context:,} of {max_len:,} tokens"
+        return [self.model, context] if max_len else [self.model]
 
     def take_back(self) -> str | None:
         """Forget the last question and its answer. Return the question; None if there is none."""

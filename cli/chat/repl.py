@@ -45,6 +45,7 @@ class Chat:
         self.tally = ConversationTotals()
         self.slash = Slash(self)
         self.over = False
+        self.unanswered: str | None = None  # the last question, if its answer was lost
 
     def take(self, line: str) -> None:
         """Obey a command, or answer a question."""
@@ -65,7 +66,7 @@ class Chat:
 
     def status(self) -> str:
         """Return the line below the question that is being typed."""
-        return ", ".join([self.conversation.model, *self.tally.status(self.max_len)])
+        return ", ".join([*self.conversation.status(self.max_len), *self.tally.status()])
 
     @property
     def max_len(self) -> int:
@@ -79,6 +80,7 @@ class Chat:
 
     def answer(self, question: str) -> None:
         """Answer a question. If that fails, forget the question; a stopped answer is kept."""
+        self.unanswered = None
         self.conversation.ask(question)
         answer = Answer(self._client, self.conversation.body())
         try:
@@ -86,8 +88,12 @@ class Chat:
         except ClientError as error:
             self.conversation.take_back()
             self.complain(error)
+            if not isinstance(error, ApiError):
+                self.unanswered = question
+                self.say("the question is kept: /retry asks it again")
             return
         self.conversation.answered(answer.text)
+        self.conversation.count(answer.total_tokens, answer.pieces)
         self.tally.add(answer)
         self.say(", ".join([f"{stopped}{answer.timings()}", *self._verdict(answer)]))
 

@@ -30,6 +30,7 @@ class Session(Protocol):
     shelf: ConversationStore
     tally: ConversationTotals
     over: bool
+    unanswered: str | None
 
     @property
     def max_len(self) -> int: ...
@@ -133,20 +134,25 @@ class Slash:
         loaded = self._chat.shelf.load(name)
         loaded.model = self._chat.conversation.model  # the model that is served now
         self._chat.conversation = loaded
+        self._chat.unanswered = None
         self._chat.say(f"{name}: {len(loaded.messages)} messages")
         if loaded.messages:
             last = loaded.messages[-1]
             self._chat.say(f"{last['role']}: {last['content'][:200]}")
 
     def _retry(self, _: str) -> None:
-        question = self._chat.conversation.take_back()
+        conversation = self._chat.conversation
+        question = self._chat.unanswered
+        if question is None:
+            question = conversation.take_back()
+            conversation.context = 0  # not known without the answer
         if question is None:
             raise InputError("there is no question yet")
         self._chat.answer(question)
 
     def _clear(self, _: str) -> None:
-        self._chat.conversation.messages.clear()
-        self._chat.tally.context = 0
+        self._chat.conversation.clear()
+        self._chat.unanswered = None
         self._chat.say("the conversation is forgotten")
 
     def _stats(self, _: str) -> None:

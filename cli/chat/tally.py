@@ -9,7 +9,7 @@ from bros.cli.chat.answer import Answer
 
 @dataclass
 class ConversationTotals:
-    """Sums over answers, and the last one's context."""
+    """Sums over answers."""
 
     answers: int = 0
     output_tokens: int = 0
@@ -17,13 +17,11 @@ class ConversationTotals:
     with_text: int = 0
     judged: int = 0
     met: int = 0
-    context: int = 0  # tokens of the conversation, as far as known
 
     def add(self, answer: Answer) -> None:
         """Add an answer that is over."""
         self.answers += 1
         self.output_tokens += answer.output_tokens or 0
-        self.context = answer.total_tokens or self.context  # unknown for a stopped answer
         if answer.ttft_s is not None:
             self.with_text += 1
             self.ttft_s += answer.ttft_s
@@ -33,14 +31,9 @@ class ConversationTotals:
         self.judged += 1
         self.met += met
 
-    def status(self, max_len: int) -> list[str]:
-        """Return the pieces of a status line."""
-        parts = []
-        if max_len:
-            parts.append(f"context {self.context:,} of {max_len:,} tokens")
-        if self.judged:
-            parts.append(f"SLO met {self.met} of {self.judged}")
-        return parts
+    def status(self) -> list[str]:
+        """Return pieces of a status line."""
+        return [f"SLO met {self.met} of {self.judged}"] if self.judged else []
 
     def summary(self) -> str:
         """Return the session in one line."""

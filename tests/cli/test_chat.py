@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -55,6 +56,41 @@ def test_a_pipe_is_one_question(tokenizer: Any, bros: Bros) -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "two\nlin\ufffds"},
     ]
+
+
+@pytest.mark.parametrize("arguments", [["--once", "What is this?"], ["What is this?"]])
+def test_a_pipe_is_appended_to_the_question(
+    tokenizer: Any, bros: Bros, arguments: list[str]
+) -> None:
+    assert bros("chat", *arguments, stdin=b"some text\n").stdout == ANSWER
+    messages = body(tokenizer.wait_for(wire.OpenAIRequest))["messages"]
+    assert messages == [{"role": "user", "content": "What is this?\n\nsome text"}]
+
+
+def test_two_questions(tokenizer: Any, bros: Bros) -> None:
+    done = bros("chat", "one", "--once", "two")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"error: there are two questions: give one, with or without --once\n"
+
+
+def test_closed_standard_input(tokenizer: Any, start_bros: Bros) -> None:
+    def ask(*arguments: str) -> tuple[int, bytes, bytes]:
+        process = start_bros("chat", *arguments, preexec_fn=lambda: os.close(0))
+        output, errors = process.communicate()
+        return process.returncode, output, errors
+
+    closed = b"error: standard input is closed: use --once QUESTION\n"
+    assert ask() == (1, b"", closed)
+    assert ask("hi")[:2] == (0, ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("limit", "mark"), [("5", b"cut off by max_tokens"), ("9", b"cut off by the limit of tokens")]
+)
+def test_an_answer_that_was_cut_off(tokenizer: Any, bros: Bros, limit: str, mark: bytes) -> None:
+    done = bros("chat", "up to the limit", "--max-tokens", limit)
+    assert done.stdout == ANSWER
+    assert done.stderr.startswith(mark + b", TTFT ")
 
 
 @pytest.mark.parametrize("arguments", [["--once", " "], []])
@@ -141,6 +177,7 @@ def test_ctrl_c_stops_the_answer_not_the_program(
     screen.expect("on and on")
     screen.type("\x03")
     screen.expect("stopped; TTFT")
+    screen.expect(r"context at least \d+ of 2,048 tokens")
     assert tokenizer.wait_for(wire.Cancel)
     ready(screen)
     screen.type("half a line")
@@ -235,6 +272,7 @@ def test_slash_commands(tokenizer: Any, terminal: Open, tmp_path: Any, size: Siz
     ready(screen)
     screen.type("/load talk\r")
     screen.expect("talk: 2 messages")
+    screen.expect("context 10 of 2,048 tokens")
     ask(screen, "more")
     assert len(body(asks(tokenizer)[-1])["messages"]) == 4
     ready(screen)
@@ -272,6 +310,37 @@ def test_errors_leave_the_conversation(tokenizer: Any, terminal: Open) -> None:
     ask(screen, "/usr/bin is a folder")
     messages = body(asks(tokenizer)[-1])["messages"]
     assert [message["content"] for message in messages] == ["/usr/bin is a folder"]
+
+
+def test_a_lost_question_is_asked_again(tokenizer: Any, terminal: Open) -> None:
+    screen = terminal("chat")
+    ready(screen)
+    screen.type("hang on\r")
+    screen.expect("well,")
+    tokenizer.stop()
+    screen.expect("the question is kept: /retry asks it again")
+    ready(screen)
+    tokenizer.start()
+    screen.type("/retry\r")
+    screen.expect_that(lambda: len(asks(tokenizer)) == 2)
+    assert [body(ask)["messages"] for ask in asks(tokenizer)] == 2 * [
+        [{"role": "user", "content": "hang on"}]
+    ]
+
+
+def test_enter_accepts_what_a_search_found(tokenizer: Any, terminal: Open) -> None:
+    screen = terminal("chat")
+    ask(screen, "a long question")
+    ready(screen)
+    screen.type("\x12long")
+    screen.expect("I-search backward: long")
+    screen.type("\r")
+    screen.expect_that(lambda: "I-search" not in screen.text)
+    assert screen.lines[screen.cursor[0]] == "> a long question"
+    assert len(asks(tokenizer)) == 1
+    screen.type("\r")
+    screen.expect_that(lambda: len(asks(tokenizer)) == 2)
+    assert body(asks(tokenizer)[-1])["messages"][-1]["content"] == "a long question"
 
 
 def test_no_color(tokenizer: Any, terminal: Open) -> None:

@@ -234,7 +234,10 @@ class FakeTokenizer:
         self._send(peer, wire.JobPage(rid=message.rid, status=status, results=results, next=until))
 
     def _ask(self, peer: bytes, ask: wire.OpenAIRequest) -> None:
-        """Answer as the last message says: `refuse`, `endless`, `hang` after a word, or in full."""
+        """Answer as the last message says: `refuse`, `endless`, `hang` after a word, or in full.
+
+        An answer in full stops by itself, or for its length after `limit`.
+        """
         question = msgspec.json.decode(ask.body)["messages"][-1]["content"]
         if "refuse" in question:
             error = {"message": "too long: 9 tokens", "code": "context_length_exceeded"}
@@ -246,7 +249,8 @@ class FakeTokenizer:
             self._streams[peer, ask.rid] = iter([chunk("well, "), *[b"silence"] * 10**6])
         else:
             pieces = [chunk(piece) for piece in ANSWER]
-            self._streams[peer, ask.rid] = iter([chunk(""), *pieces, *ending(len(ANSWER))])
+            finish = "length" if "limit" in question else "stop"
+            self._streams[peer, ask.rid] = iter([chunk(""), *pieces, *ending(len(ANSWER), finish)])
 
 
 def chunk(piece: str, finish: str | None = None) -> bytes:
@@ -254,9 +258,9 @@ def chunk(piece: str, finish: str | None = None) -> bytes:
     return msgspec.json.encode({"object": "chat.completion.chunk", "choices": [choice]})
 
 
-def ending(num_tokens: int) -> list[bytes]:
+def ending(num_tokens: int, finish: str = "stop") -> list[bytes]:
     usage = {"prompt_tokens": 5, "completion_tokens": num_tokens, "total_tokens": 5 + num_tokens}
-    return [chunk("", "stop"), msgspec.json.encode({"choices": [], "usage": usage})]
+    return [chunk("", finish), msgspec.json.encode({"choices": [], "usage": usage})]
 
 
 @contextmanager

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-import termios
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -62,17 +59,22 @@ class Prompt:
     def _is_command(self) -> bool:
         return self._session.default_buffer.text.startswith("/")
 
-    def read(self) -> str | None:
-        """Return a question, stripped; None at the end of input. Ctrl-C begins a new question."""
+    def read(self, draft: str = "") -> str | None:
+        """Return a question, stripped, that begins as a draft; None at the end of input.
+
+        Ctrl-C begins a new one.
+        """
         while True:
             try:
-                text = self._session.prompt(PROMPT)
+                text = self._session.prompt(PROMPT, default=draft)
             except KeyboardInterrupt:
+                draft = ""
                 continue
             except EOFError:
                 return None
             if text := unquoted(text):
                 return text
+            draft = ""
 
 
 def unfinished(text: str) -> bool:
@@ -119,20 +121,3 @@ def _history(path: Path) -> History:
     except OSError:
         return InMemoryHistory()
     return FileHistory(path)
-
-
-@contextmanager
-def no_echo() -> Iterator[None]:
-    """Do not echo keys that are pressed during an answer; they are kept for the next question."""
-    try:
-        before = termios.tcgetattr(sys.stdin)
-    except termios.error:
-        yield
-        return
-    silent = [*before]
-    silent[3] &= ~termios.ECHO
-    try:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, silent)
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

@@ -10,10 +10,11 @@ from rich.console import Console
 from bros.brosd.client.client import ApiError, Client, ClientError, Stats
 from bros.cli.chat.answer import Answer
 from bros.cli.chat.conversation import Conversation, ConversationStore
-from bros.cli.chat.prompt import Prompt, no_echo
+from bros.cli.chat.prompt import Prompt
 from bros.cli.chat.slash import Slash, is_command
 from bros.cli.chat.stream import MarkdownStream
 from bros.cli.chat.tally import ConversationTotals
+from bros.cli.chat.typed_ahead import typed_ahead
 from bros.cli.errors import one_line
 from bros.cli.printable import printable
 
@@ -23,7 +24,7 @@ def converse(client: Client, stats: Stats | None, conversation: Conversation, ho
     chat = Chat(client, stats, conversation, ConversationStore(home / "chats"))
     prompt = Prompt(home / "chat_history", chat.slash.complete, chat.status)
     chat.say(f"{conversation.model} -- /help for help, Ctrl-D to leave")
-    while not chat.over and (line := prompt.read()) is not None:
+    while not chat.over and (line := prompt.read(chat.draft)) is not None:
         chat.take(line)
 
 
@@ -45,10 +46,12 @@ class Chat:
         self.tally = ConversationTotals()
         self.slash = Slash(self)
         self.over = False
+        self.draft = ""  # what was typed while an answer came
         self.unanswered: str | None = None  # the last question, if its answer was lost
 
     def take(self, line: str) -> None:
         """Obey a command, or answer a question."""
+        self.draft = ""
         if is_command(line):
             self.slash.run(line)
         else:
@@ -98,7 +101,7 @@ class Chat:
         self.say(", ".join([f"{stopped}{answer.timings()}", *self._verdict(answer)]))
 
     def _show(self, answer: Answer) -> str:
-        with closing(answer), no_echo():
+        with closing(answer), typed_ahead(self._keep_draft):
             try:
                 with MarkdownStream(self._console) as screen:
                     for piece in answer:
@@ -106,6 +109,9 @@ class Chat:
             except KeyboardInterrupt:
                 return "stopped; "
         return ""
+
+    def _keep_draft(self, text: str) -> None:
+        self.draft = text
 
     def _verdict(self, answer: Answer) -> list[str]:
         """Return how full the context is, and whether the answer met its objectives."""

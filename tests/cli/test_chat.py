@@ -328,6 +328,25 @@ def test_a_lost_question_is_asked_again(tokenizer: Any, terminal: Open) -> None:
     ]
 
 
+def test_a_paste_during_an_answer_is_a_draft(tokenizer: Any, terminal: Open) -> None:
+    screen = terminal("chat")
+    ready(screen)
+    screen.type("endless\r")
+    screen.expect("on and on")
+    lines = [f"this is line {n} of a long text\x1b[A" for n in range(400)]
+    for line in lines:
+        screen.type(f"{line}\r")
+        screen.update(0)
+    screen.type("\x03")
+    screen.expect("stopped; TTFT")
+    screen.expect("line 399 of a long text$")
+    assert len(asks(tokenizer)) == 1
+    screen.type("\r")
+    screen.expect_that(lambda: len(asks(tokenizer)) == 2)
+    asked = body(asks(tokenizer)[-1])["messages"][-1]["content"]
+    assert asked == "\n".join(line.removesuffix("\x1b[A") for line in lines)
+
+
 def test_enter_accepts_what_a_search_found(tokenizer: Any, terminal: Open) -> None:
     screen = terminal("chat")
     ask(screen, "a long question")

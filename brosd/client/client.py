@@ -112,7 +112,7 @@ class Client:
                     case None if self._connection.losses != losses:
                         last = True
                         raise ConnectionLost(
-                            "the server restarted and the answer is lost: ask again"
+                            "the server went away and the answer is lost: ask again"
                         )
                     case None:
                         self._connection.check_there()

@@ -35,11 +35,15 @@ class ServerConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=1, le=65535)] = 8000
     auth: Literal["auto", "always"] = "auto"  # API keys; auto: unless host is loopback
+    allowed_hosts: list[str] = []  # more names that clients without keys may call it by
+    cors_origins: list[str] = []  # whose web pages may use it, like https://chat.example
     max_body_bytes: Count = 4 * 2**20
-    max_requests_per_key: Count = 1024  # at a time; more get a 429
-    send_timeout_s: Seconds = 60.0  # for a client that does not read its stream
+    max_unfinished_bytes: Count = 256 * 2**20  # of all bodies that are still coming
+    max_unfinished_bytes_per_client: Count = 64 * 2**20  # a client: a key, else an address
+    max_requests_per_key: Count = 1024  # at a time, or per address without keys; more get a 429
+    send_timeout_s: Seconds = 60.0  # for a client that does not read what it asked for
     header_timeout_s: Seconds = 15.0  # of a request, from its first byte or the connection
-    body_timeout_s: Seconds = 60.0  # for a request's body; for each piece of an upload
+    body_timeout_s: Seconds = 60.0  # for a request's body; for each 256 KiB of an upload
     drain_timeout_s: Seconds = 30.0
 
     @property

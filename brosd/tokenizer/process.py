@@ -33,7 +33,9 @@ from bros.brosd.tokenizer.generation.traces import Tracer
 from bros.brosd.tokenizer.http.app import make_app
 from bros.brosd.tokenizer.http.auth import AuthMiddleware
 from bros.brosd.tokenizer.http.batch_routes import BatchRoutes
+from bros.brosd.tokenizer.http.bodies import UnfinishedBodies
 from bros.brosd.tokenizer.http.generate import generation_endpoints
+from bros.brosd.tokenizer.http.origin_guard import guarded
 from bros.brosd.tokenizer.http.request_id import RequestIdMiddleware
 from bros.brosd.tokenizer.http.server import HttpServer, listen
 from bros.brosd.tokenizer.http.server_routes import ServerRoutes
@@ -83,8 +85,13 @@ class TokenizerProcess:
             Keys(config.state) if are_required(config) else None,
             config.server.max_requests_per_key,
             [endpoint.path for endpoint in endpoints if not endpoint.needs_key],
+            UnfinishedBodies(
+                config.server.max_unfinished_bytes, config.server.max_unfinished_bytes_per_client
+            ),
         )
-        self._http = HttpServer(RequestIdMiddleware(self._auth), config.server.header_timeout_s)
+        forms = [endpoint.path for endpoint in endpoints if endpoint.form]
+        door = guarded(self._auth, config.server, are_required(config), forms)
+        self._http = HttpServer(RequestIdMiddleware(door), config.server)
 
     async def run(self) -> None:
         """Serve until told to stop. Raise ListenError if the HTTP address cannot be used."""

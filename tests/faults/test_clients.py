@@ -56,7 +56,7 @@ def connect(daemon: Daemon, sent: bytes = b"") -> socket.socket:
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize("sent", [b"", b"POST /v1/completions HTTP/1.1\r\nhost: x\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"])
 def test_headers_that_do_not_come(daemon: Daemon, sent: bytes) -> None:
     clients = [connect(daemon, sent) for _ in range(20)]
     for client in clients:
@@ -66,11 +66,11 @@ def test_headers_that_do_not_come(daemon: Daemon, sent: bytes) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_a_body_that_does_not_come(daemon: Daemon) -> None:
-    head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"
+    head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
     with connect(daemon, head) as client:
         assert b"408" in client.recv(100)
     boundary = b"content-type: multipart/form-data; boundary=x\r\ncontent-length: 100\r\n\r\n--x"
-    with connect(daemon, b"POST /v1/files HTTP/1.1\r\nhost: x\r\n" + boundary) as client:
+    with connect(daemon, b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\n" + boundary) as client:
         assert b"408" in client.recv(100)
     assert not list((daemon.runtime / "files").iterdir())
 
@@ -78,7 +78,7 @@ def test_a_body_that_does_not_come(daemon: Daemon) -> None:
 @pytest.mark.usefixtures("nothing_left")
 def test_a_client_that_does_not_read_its_stream(daemon: Daemon) -> None:
     body = msgspec.json.encode({**CHAT, "stream": True})
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", daemon.port))
@@ -94,7 +94,7 @@ def test_a_client_that_does_not_read_its_stream(daemon: Daemon) -> None:
 @pytest.mark.usefixtures("nothing_left")
 def test_clients_that_vanish(daemon: Daemon) -> None:
     body = msgspec.json.encode({**CHAT, "stream": True})
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     clients = [connect(daemon, head % len(body) + body) for _ in range(20)]
     rids = {daemon.recv_admit().rid for _ in clients}
     for client in clients:

@@ -1,4 +1,7 @@
-"""Check who sends a request, and how many requests he has at a time, before an endpoint sees it."""
+"""Check who sends a request, and how many requests he has at a time, before an endpoint sees it.
+
+A client is the owner of a key, or an address where no key is required.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bros.brosd.api_keys import Keys
+from bros.brosd.tokenizer.http.bodies import UnfinishedBodies
+from bros.brosd.tokenizer.http.body import CLIENT, UNFINISHED
 from bros.brosd.tokenizer.openai.errors import OpenAIError, error_response
 
 log = logging.getLogger(__name__)
-
-ANYBODY = ""
 
 
 class AuthMiddleware:
@@ -26,11 +29,13 @@ class AuthMiddleware:
         keys: Keys | None,
         max_requests_per_key: int,
         open_paths: Collection[str],
+        bodies: UnfinishedBodies,
     ) -> None:
         self._app = app
         self.keys = keys
         self.max_requests_per_key = max_requests_per_key
         self._open_paths = frozenset(open_paths)
+        self._bodies = bodies
         self._active: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,24 +43,26 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            owner = self._owner(Headers(scope=scope))
-            self._check_room(owner)
+            client = self._client(scope)
+            self._check_room(client)
         except OpenAIError as error:
             await error_response(error, {"connection": "close"})(scope, receive, send)
             return
-        self._active[owner] += 1
+        self._active[client] += 1
+        scope[CLIENT], scope[UNFINISHED] = client, self._bodies
         try:
             await self._app(scope, receive, send)
         finally:
-            self._active[owner] -= 1
-            if not self._active[owner]:
-                del self._active[owner]
+            self._active[client] -= 1
+            if not self._active[client]:
+                del self._active[client]
 
-    def _owner(self, headers: Headers) -> str:
-        """Whose key came with the request. Raise OpenAIError (401) if a required key is missing."""
+    def _client(self, scope: Scope) -> str:
+        """Who sent the request. Raise OpenAIError (401) if a required key is missing."""
         if self.keys is None:
-            return ANYBODY
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+            address = scope.get("client")
+            return str(address[0]) if address else ""
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             message = "This server needs an API key: send 'Authorization: Bearer KEY'"
             raise OpenAIError(401, message, code="missing_api_key")
@@ -65,8 +72,10 @@ class AuthMiddleware:
             raise OpenAIError(401, "This API key is not known here", code="invalid_api_key")
         return owner
 
-    def _check_room(self, owner: str) -> None:
-        if self._active[owner] >= self.max_requests_per_key:
+    def _check_room(self, client: str) -> None:
+        """Raise OpenAIError (429) if there is no room, and no unfinished body to make some."""
+        full = self._active[client] >= self.max_requests_per_key
+        if full and not self._bodies.refuse_oldest(client):
             message = (
                 f"More than {self.max_requests_per_key} requests at a time "
                 "(server.max_requests_per_key)"

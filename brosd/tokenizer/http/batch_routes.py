@@ -34,6 +34,7 @@ PURPOSES = ("batch", "user_data", "assistants", "fine-tune", "vision", "evals")
 MAX_BATCH_BODY = 64 * 1024
 MAX_BATCHES = 100  # in one page
 MAX_FILES = 10_000  # in one page
+PIECE_BYTES = 256 * 1024  # of an upload, must come within `body_timeout_s`
 UPLOAD_FORM: Json = {
     "type": "object",
     "required": ["file", "purpose"],
@@ -119,12 +120,15 @@ class BatchRoutes:
         return JSONResponse(file_object(file))
 
     async def _read_form(self, form: UploadForm, request: Request) -> None:
-        """Each piece may take `body_timeout_s`; the whole may take longer."""
+        """Each `PIECE_BYTES` may take `body_timeout_s`; the whole may take longer."""
         try:
             async with asyncio.timeout(None) as timeout:
                 await form.read(_restarting(request, timeout, self.body_timeout_s))
         except TimeoutError:
-            message = "The body came too slowly"
+            message = (
+                f"{PIECE_BYTES} bytes of the body did not come within {self.body_timeout_s:.0f} s "
+                "(server.body_timeout_s)"
+            )
             raise OpenAIError(408, message, param="body", code="timeout") from None
 
     async def list_files(self, request: Request) -> Response:
@@ -198,11 +202,15 @@ def _pages(most: int) -> dict[str, Json]:
 async def _restarting(
     request: Request, timeout: asyncio.Timeout, timeout_s: float
 ) -> AsyncIterator[bytes]:
-    """The pieces of the body; the timeout starts again with each of them."""
+    """What comes of the body; the timeout starts again after each `PIECE_BYTES`."""
     loop = asyncio.get_running_loop()
     timeout.reschedule(loop.time() + timeout_s)
+    num_bytes = 0
     async for chunk in request.stream():
-        timeout.reschedule(loop.time() + timeout_s)
+        num_bytes += len(chunk)
+        if num_bytes >= PIECE_BYTES:
+            num_bytes = 0
+            timeout.reschedule(loop.time() + timeout_s)
         yield chunk
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from bros.brosd.config import ServerConfig
 from bros.brosd.tokenizer.generation.caller import note_caller
@@ -24,8 +23,6 @@ from bros.brosd.tokenizer.openai.service import (
     COMPLETIONS_URL,
     OpenAIService,
 )
-
-log = logging.getLogger(__name__)
 
 LINGER_S = 1.0
 
@@ -74,21 +71,7 @@ class Generate:
         if isinstance(answer, bytes):
             await Response(answer, media_type="application/json")(scope, receive, send)
         else:
-            await send_events(answer, scope, receive, _bounded(send, self._limits.send_timeout_s))
-
-
-def _bounded(send: Send, timeout_s: float) -> Send:
-    """A `send` that gives up on a client that does not read."""
-
-    async def bounded(message: Message) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await send(message)
-        except TimeoutError:
-            log.info("event=slow_client")
-            raise ClientDisconnect from None
-
-    return bounded
+            await send_events(answer, scope, receive, send)
 
 
 async def _refuse_body(error: OpenAIError, receive: Receive, send: Send) -> None:

@@ -1,8 +1,7 @@
-"""The HTTP server: uvicorn, with time limits for clients that are slow."""
+"""The HTTP server: uvicorn on connections that are bounded in bytes and in time."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,18 +9,13 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bros.brosd.config import ServerConfig
 from bros.brosd.tokenizer.descriptors import DescriptorBudget
+from bros.brosd.tokenizer.http.connection import Connection
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 75  # longer than the usual connection pool of a client
-BUSY_BODY = b'{"error": {"message": "Too many connections: try again later", "code": "busy"}}'
-BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
-    b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-) % (len(BUSY_BODY), BUSY_BODY)
 LAST_ANSWERS_S = 2  # what streams gets this long when the process is told to stop
 
 
@@ -44,62 +38,26 @@ def listen(server: ServerConfig) -> socket.socket:
         ) from None
 
 
-class Protocol(HttpToolsProtocol):
-    """A connection that is closed if the headers of a request do not come in time.
-
-    It is refused if there are so many that local clients could not be served beside them.
-    """
-
-    timeout_s: float  # set by `HttpServer`
-    budget: DescriptorBudget
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self.budget.fits_http(transport.get_extra_info("socket").fileno()):
-            self._arm()
-        else:
-            transport.write(BUSY)
-            transport.close()
-
-    def data_received(self, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            self._arm()
-        super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._disarm()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._disarm()
-        super().connection_lost(exc)
-
-    def _arm(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.timeout_s, self.transport.abort)
-
-    def _disarm(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
 class HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers: signals are for the daemon."""
 
-    def __init__(self, app: ASGIApp, header_timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, server: ServerConfig) -> None:
         settings: dict[str, Any] = {
             "http": type(
-                "Protocol",
-                (Protocol,),
-                {"timeout_s": header_timeout_s, "budget": DescriptorBudget()},
+                "ServerConnection",
+                (Connection,),
+                {
+                    "header_timeout_s": server.header_timeout_s,
+                    "send_timeout_s": server.send_timeout_s,
+                    "budget": DescriptorBudget(),
+                },
             ),
             "log_config": None,
             "access_log": False,
             "lifespan": "off",
             "ws": "none",
             "server_header": False,
+            "proxy_headers": False,  # a client could forge the address that its limits go by
             "timeout_keep_alive": KEEP_ALIVE_S,
             "timeout_graceful_shutdown": LAST_ANSWERS_S,
         }

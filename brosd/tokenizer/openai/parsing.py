@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,8 +14,12 @@ from bros.brosd.tokenizer.openai.errors import OpenAIError, invalid
 
 T = TypeVar("T")
 
+MAX_EXPLAINED_CHARS = 64 * 1024
+
 _syntax_decoder = msgspec.json.Decoder(msgspec.Raw)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_PLACE = re.compile(r"\(byte ([0-9]+)\)")
+_LITERAL = re.compile(b"NaN|Infinity")
 
 
 class _NotANumber:
@@ -63,30 +68,59 @@ def _explain(text: str, problem: str) -> OpenAIError:
     """What is wrong with malformed JSON; Python's parser explains more of it than msgspec's.
 
     It accepts NaN, Infinity and lone surrogates, which are not JSON, so look for them afterwards.
+    Long bodies are not parsed again, since other requests wait meanwhile.
     """
+    if len(text) > MAX_EXPLAINED_CHARS:
+        return _explain_place(text, problem)
     try:
-        found = _find_illegal(json.loads(text, parse_constant=_NotANumber), "")
+        found = _find_illegal(json.loads(text, parse_constant=_NotANumber))
     except json.JSONDecodeError as error:
         byte = len(text[: error.pos].encode())
         return _malformed(f"{error.msg[0].lower()}{error.msg[1:]} (byte {byte})")
     except (RecursionError, ValueError):
         return _malformed(problem)
-    return invalid(*found) if found else _malformed(problem)
+    if found is None:
+        return _malformed(problem)
+    path, illegal = found
+    return invalid("".join(reversed(path)).removeprefix(".") or "body", illegal)
 
 
-def _find_illegal(value: Any, path: str) -> tuple[str, str] | None:
-    """The first field whose value JSON cannot express, and why."""
+def _explain_place(text: str, problem: str) -> OpenAIError:
+    """What is wrong at the byte that msgspec names; nothing else is looked at."""
+    place = _PLACE.search(problem)
+    if place:
+        byte = int(place[1])
+        literal = _LITERAL.match(text.encode(), byte)
+        if literal:
+            return invalid("body", f"{literal[0].decode()} is no JSON number (byte {byte})")
+    return _malformed(problem)
+
+
+def _find_illegal(value: Any) -> tuple[list[str], str] | None:
+    """The first value that JSON cannot express: the path to it from its end, and why.
+
+    The path is put together only on the way back: it would be long for each of many values.
+    """
     match value:
         case _NotANumber():
-            return path or "body", f"{value.literal} is no JSON number"
+            return [], f"{value.literal} is no JSON number"
         case str() if _LONE_SURROGATE.search(value):
-            return path or "body", "has half of a surrogate pair, which is no Unicode text"
+            return [], "has half of a surrogate pair, which is no Unicode text"
         case dict() if any(_LONE_SURROGATE.search(key) for key in value):
-            return path or "body", "has a name with half of a surrogate pair"
+            return [], "has a name with half of a surrogate pair"
+    for key, item in _items(value):
+        if found := _find_illegal(item):
+            found[0].append(f".{key}" if isinstance(value, dict) else f"[{key}]")
+            return found
+    return None
+
+
+def _items(value: Any) -> Iterable[tuple[str | int, Any]]:
+    """The values within a value, with their names or numbers."""
+    match value:
         case dict():
-            items = [(f"{path}.{key}" if path else key, item) for key, item in value.items()]
+            return value.items()
         case list():
-            items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+            return enumerate(value)
         case _:
-            return None
-    return next((found for key, item in items if (found := _find_illegal(item, key))), None)
+            return ()

@@ -1,0 +1,135 @@
+"""Bodies that are slow, many or unread take a bounded share, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from fake_daemon import Daemon
+from harness import wait_until
+
+MIB = 2**20
+HEAD = b"POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
+FORM = (
+    b"POST /v1/files HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n"
+    b"content-type: multipart/form-data; boundary=x\r\n\r\n"
+    b'--x\r\ncontent-disposition: form-data; name="file"; filename="a"\r\n\r\n'
+)
+
+
+@pytest.fixture(scope="module")
+def daemon(model_dir: Path) -> Iterator[Daemon]:
+    daemon = Daemon.in_scratch(
+        model_dir,
+        f"server.max_unfinished_bytes={6 * MIB}",
+        f"server.max_unfinished_bytes_per_client={4 * MIB}",
+        "server.max_requests_per_key=8",
+        "server.send_timeout_s=1",
+    )
+    yield daemon
+    daemon.close()
+
+
+def connect(daemon: Daemon, sent: bytes, source: str = "127.0.0.1") -> socket.socket:
+    client = socket.create_connection(("127.0.0.1", daemon.port), source_address=(source, 0))
+    client.settimeout(20.0)
+    client.sendall(sent)
+    return client
+
+
+def tokenize(daemon: Daemon) -> int:
+    return httpx.post(f"{daemon.url}/tokenize", json={"prompt": "Hi"}).status_code
+
+
+def test_many_unfinished_bodies_of_one_client(daemon: Daemon) -> None:
+    """Those that are largest make room; a small one of the same address is served."""
+    body = HEAD % (MIB + 1) + b" " * MIB
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(daemon, body)) for _ in range(6)]
+        answers = [client.recv(4096) for client in clients[:2]]
+        assert tokenize(daemon) == 200
+        assert all(b"HTTP/1.1 429" in answer for answer in answers)
+        assert b"too_many_bodies" in answers[0]
+
+
+def test_the_client_that_uses_most_makes_room(daemon: Daemon) -> None:
+    large, small = HEAD % (MIB + 1) + b" " * MIB, HEAD % 20 + b'{"prompt": "Hi'
+    with ExitStack() as stack:
+        modest = stack.enter_context(connect(daemon, small, "127.0.0.2"))
+        many = [stack.enter_context(connect(daemon, large, "127.0.0.3")) for _ in range(3)]
+        other = [stack.enter_context(connect(daemon, large, "127.0.0.4")) for _ in range(3)]
+        first = (many + other)[0]
+        modest.sendall(b'"}    ')
+        assert modest.recv(100).startswith(b"HTTP/1.1 200")
+        more = stack.enter_context(connect(daemon, large, "127.0.0.3"))
+        assert b"HTTP/1.1 429" in first.recv(4096)
+        more.close()
+
+
+def test_many_stalled_requests(daemon: Daemon) -> None:
+    """As many as a client may have at a time: the oldest makes room for one that is complete."""
+    stalled = HEAD % 100 + b"{"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(daemon, stalled)) for _ in range(8)]
+        assert tokenize(daemon) == 200
+        assert b"HTTP/1.1 429" in clients[0].recv(4096)
+
+
+def test_a_client_that_does_not_read_a_file(daemon: Daemon) -> None:
+    content = b"x" * (8 * MIB)
+    form = {"purpose": "user_data"}
+    stored = httpx.post(f"{daemon.url}/v1/files", data=form, files={"file": ("a", content)})
+    head = f"GET /v1/files/{stored.json()['id']}/content HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", daemon.port))
+        local = client.getsockname()[1]
+        client.sendall(head.encode())
+        wait_until(lambda: _is_open(daemon, local), 10.0)
+        assert tokenize(daemon) == 200
+        wait_until(lambda: not _is_open(daemon, local), 20.0)
+
+
+def _is_open(daemon: Daemon, port: int) -> bool:
+    """Whether the server's end of the connection from `port` is established."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, state, *_ = line.split()
+        ports = [int(end.split(":")[1], 16) for end in (local, remote)]
+        if ports == [daemon.port, port]:
+            return state == "01"
+    return False
+
+
+def test_an_upload_that_trickles(daemon: Daemon) -> None:
+    """A byte now and then does not keep it alive: each piece has `body_timeout_s`."""
+    daemon.restart("server.body_timeout_s=1")
+    with connect(daemon, FORM) as client:
+        client.settimeout(0.2)
+        answer = b""
+        for _ in range(100):
+            try:
+                answer = client.recv(4096)
+                break
+            except TimeoutError:
+                client.sendall(b"x")
+                assert tokenize(daemon) == 200
+    assert b"HTTP/1.1 408" in answer
+
+
+def test_a_fault_in_a_long_body(daemon: Daemon) -> None:
+    """It is not explained at length: others wait while it is."""
+    for fault, code in ((b"NaN", "invalid_value"), (b'"\\ud800"', "invalid_json")):
+        long = b'{"a": [' + b"0," * 2_000_000 + fault + b"]}"
+        answer = httpx.post(f"{daemon.url}/tokenize", content=long, timeout=30.0)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == code
+    assert tokenize(daemon) == 200
+    short = json.dumps({"prompt": ["Hi", {"a": float("nan")}]}).encode()
+    answer = httpx.post(f"{daemon.url}/tokenize", content=short)
+    assert answer.json()["error"]["param"] == "prompt[1].a"

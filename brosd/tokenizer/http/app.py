@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -38,6 +38,7 @@ def make_app(api: OpenAIService, endpoints: Sequence[Endpoint]) -> Starlette:
             HTTPException: _on_http_error,
             OpenAIError: _on_api_error,
             StoreError: _on_store_error,
+            ClientDisconnect: _on_disconnect,
             Exception: _on_crash,
         },
     )
@@ -51,6 +52,11 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 async def _on_store_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StoreError)
     return error_response(of_store(error))
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """Nobody reads the answer; without one, each client that leaves would be a traceback."""
+    return Response(status_code=400)
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:

@@ -77,6 +77,15 @@ def test_the_client_that_uses_most_makes_room(daemon: Daemon) -> None:
         assert refused(other) == 0
 
 
+def test_many_unfinished_uploads(daemon: Daemon) -> None:
+    """An upload counts as far as it is in memory."""
+    upload = FORM + b"x" * 900_000
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(daemon, upload)) for _ in range(6)]
+        wait_until(lambda: refused(clients) == 2)
+        assert tokenize(daemon) == 200
+
+
 def test_many_stalled_requests(daemon: Daemon) -> None:
     """As many as a client may have at a time: the oldest makes room for one that is complete."""
     stalled = HEAD % 100 + b"{"

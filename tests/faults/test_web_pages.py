@@ -14,12 +14,12 @@ from fake_daemon import CHAT, TEXT, Daemon
 PAGE = "https://chat.example"
 EVIL = "https://evil.example"
 NAME = "bros.internal"
+NAMES = [f'server.cors_origins=["{PAGE}"]', f'server.allowed_hosts=["{NAME}"]']
 
 
 @pytest.fixture(scope="module")
 def daemon(model_dir: Path) -> Iterator[Daemon]:
-    names = [f'server.cors_origins=["{PAGE}"]', f'server.allowed_hosts=["{NAME}"]']
-    daemon = Daemon.in_scratch(model_dir, *names)
+    daemon = Daemon.in_scratch(model_dir, *NAMES)
     yield daemon
     daemon.close()
 
@@ -107,6 +107,15 @@ def test_json_must_say_so(daemon: Daemon) -> None:
         headers = {"origin": PAGE, "content-type": kind}
         assert code_of(httpx.post(url, content=body, headers=headers)) == "wrong_content_type"
     assert httpx.post(url, content=body, headers={"content-type": "text/plain"}).status_code == 200
+
+
+def test_with_keys_any_name_will_do(daemon: Daemon) -> None:
+    """A rebound page does not know a key; a page of another site is refused as before."""
+    daemon.restart("server.auth=always", *NAMES)
+    url = f"{daemon.url}/v1/files"
+    assert code_of(httpx.get(url, headers={"host": "api.example"})) == "missing_api_key"
+    assert code_of(httpx.get(url, headers={"origin": EVIL})) == "unknown_origin"
+    daemon.restart(*NAMES)
 
 
 def test_other_clients_need_nothing(daemon: Daemon) -> None:

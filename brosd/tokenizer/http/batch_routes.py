@@ -6,16 +6,16 @@ import asyncio
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from bros.brosd.tokenizer.http.body import read_body
+from bros.brosd.tokenizer.http.body import read_body, unfinished
 from bros.brosd.tokenizer.http.endpoint import Endpoint
-from bros.brosd.tokenizer.http.upload import UploadForm
+from bros.brosd.tokenizer.http.upload import BUFFER_BYTES, UploadForm
 from bros.brosd.tokenizer.jobs.line_runner import BatchLineRunner
 from bros.brosd.tokenizer.jobs.store import JobStore
 from bros.brosd.tokenizer.openai.batch_objects import (
@@ -121,9 +121,11 @@ class BatchRoutes:
 
     async def _read_form(self, form: UploadForm, request: Request) -> None:
         """Each `PIECE_BYTES` may take `body_timeout_s`; the whole may take longer."""
+        timeout = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as timeout:
-                await form.read(_restarting(request, timeout, self.body_timeout_s))
+            with unfinished(request, timeout) as count:
+                async with timeout:
+                    await form.read(_restarting(request, timeout, self.body_timeout_s, count))
         except TimeoutError:
             message = (
                 f"{PIECE_BYTES} bytes of the body did not come within {self.body_timeout_s:.0f} s "
@@ -200,16 +202,22 @@ def _pages(most: int) -> dict[str, Json]:
 
 
 async def _restarting(
-    request: Request, timeout: asyncio.Timeout, timeout_s: float
+    request: Request, timeout: asyncio.Timeout, timeout_s: float, count: Callable[[int], None]
 ) -> AsyncIterator[bytes]:
-    """What comes of the body; the timeout starts again after each `PIECE_BYTES`."""
+    """What comes of the body; the timeout starts again after each `PIECE_BYTES`.
+
+    Only as much is counted as is in memory at a time.
+    """
     loop = asyncio.get_running_loop()
     timeout.reschedule(loop.time() + timeout_s)
-    num_bytes = 0
+    piece_bytes = counted_bytes = 0
     async for chunk in request.stream():
-        num_bytes += len(chunk)
-        if num_bytes >= PIECE_BYTES:
-            num_bytes = 0
+        new_bytes = min(len(chunk), BUFFER_BYTES - counted_bytes)
+        count(new_bytes)
+        counted_bytes += new_bytes
+        piece_bytes += len(chunk)
+        if piece_bytes >= PIECE_BYTES:
+            piece_bytes = 0
             timeout.reschedule(loop.time() + timeout_s)
         yield chunk
 

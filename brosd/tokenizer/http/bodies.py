@@ -9,18 +9,19 @@ from bros.brosd.tokenizer.openai.errors import OpenAIError
 
 
 class Body:
-    """One body that is coming. `timeout` is what its reader waits under."""
+    """One body that is coming, of which so many bytes are in memory. `timeout` is what its reader
+    waits under.
+    """
 
     def __init__(self, client: str, timeout: asyncio.Timeout) -> None:
         self.client = client
-        self.content = bytearray()
+        self.num_bytes = 0
         self.refused = False
         self._timeout = timeout
 
     def refuse(self) -> None:
-        """Free its bytes, and end its reader's wait with a TimeoutError."""
+        """End its reader's wait with a TimeoutError; then its bytes are free."""
         self.refused = True
-        self.content = bytearray()
         if not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time())
 
@@ -38,12 +39,12 @@ class UnfinishedBodies:
     def begin(self, body: Body) -> None:
         self._bodies[body] = None
 
-    def add(self, body: Body, chunk: bytes) -> None:
-        """Append to a body. Raise OpenAIError (429) if it is the one that is too much."""
+    def add(self, body: Body, num_bytes: int) -> None:
+        """Count more bytes of a body. Raise OpenAIError (429) if it is the one that is too much."""
         if body.refused:  # its reader had this chunk already
             raise too_many_bytes()
-        body.content += chunk
-        self._count(body, len(chunk))
+        body.num_bytes += num_bytes
+        self._count(body, num_bytes)
         while self._client_bytes[body.client] > self._max_client_bytes:
             self._refuse_largest(body.client)
         while self._bytes > self._max_bytes:
@@ -55,7 +56,7 @@ class UnfinishedBodies:
         """Forget a body: it is complete, or its reader has given up. A second call does nothing."""
         if body in self._bodies:
             del self._bodies[body]
-            self._count(body, -len(body.content))
+            self._count(body, -body.num_bytes)
 
     def refuse_oldest(self, client: str) -> bool:
         """Refuse the client's body that has been coming for longest; False if there is none."""
@@ -66,7 +67,7 @@ class UnfinishedBodies:
 
     def _refuse_largest(self, client: str) -> None:
         own = (body for body in self._bodies if body.client == client)
-        self._refuse(max(own, key=lambda body: len(body.content)))
+        self._refuse(max(own, key=lambda body: body.num_bytes))
 
     def _refuse(self, body: Body) -> None:
         self.end(body)

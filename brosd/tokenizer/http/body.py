@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from starlette.requests import Request
@@ -20,21 +22,37 @@ async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes
     """
     if int(request.headers.get("content-length", 0)) > max_bytes:
         raise too_large(max_bytes)
-    bodies = cast(UnfinishedBodies, request.scope[UNFINISHED])
+    content = bytearray()
     timeout = asyncio.timeout(timeout_s)
+    try:
+        with unfinished(request, timeout) as count:
+            async with timeout:
+                async for chunk in request.stream():
+                    count(len(chunk))
+                    content += chunk
+                    if len(content) > max_bytes:
+                        raise too_large(max_bytes)
+    except TimeoutError:
+        message = f"The body did not come within {timeout_s:.0f} s (server.body_timeout_s)"
+        raise OpenAIError(408, message, param="body", code="timeout") from None
+    return bytes(content)
+
+
+@contextmanager
+def unfinished(request: Request, timeout: asyncio.Timeout) -> Iterator[Callable[[int], None]]:
+    """Give a function that counts bytes of the request's body as unfinished, within the block.
+
+    It raises OpenAIError (429) if the body has to make room for others; so does the block, whose
+    wait under `timeout` then ends.
+    """
+    bodies = cast(UnfinishedBodies, request.scope[UNFINISHED])
     body = Body(request.scope[CLIENT], timeout)
     bodies.begin(body)
     try:
-        async with timeout:
-            async for chunk in request.stream():
-                bodies.add(body, chunk)
-                if len(body.content) > max_bytes:
-                    raise too_large(max_bytes)
-        return bytes(body.content)
+        yield lambda num_bytes: bodies.add(body, num_bytes)
     except TimeoutError:
         if body.refused:
             raise too_many_bytes() from None
-        message = f"The body did not come within {timeout_s:.0f} s (server.body_timeout_s)"
-        raise OpenAIError(408, message, param="body", code="timeout") from None
+        raise
     finally:
         bodies.end(body)

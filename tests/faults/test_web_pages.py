@@ -96,8 +96,12 @@ def test_a_configured_page(daemon: Daemon) -> None:
     answer = httpx.post(url, json={"prompt": "Hi"}, headers={"origin": PAGE})
     assert answer.json()["tokens"]
     assert answer.headers["access-control-allow-origin"] == PAGE
-    form = {"files": {"file": ("a.txt", b"x")}, "data": {"purpose": "user_data"}}
-    stored = httpx.post(f"{daemon.url}/v1/files", headers={"origin": PAGE}, **form)  # type: ignore[arg-type]
+    stored = httpx.post(
+        f"{daemon.url}/v1/files",
+        headers={"origin": PAGE},
+        files={"file": ("a.txt", b"x")},
+        data={"purpose": "user_data"},
+    )
     assert stored.status_code == 200
 
 

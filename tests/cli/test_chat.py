@@ -232,7 +232,7 @@ def test_a_paste_during_an_answer_is_a_draft(tokenizer: Any, terminal: Open) -> 
         screen.type(f"{line}\r")
         screen.update(0)
     screen.type("\x03")
-    screen.expect("stopped; TTFT")
+    screen.expect_that(lambda: "stopped; TTFT" in screen.scrolled)
     screen.expect("line 399 of a long text$")
     assert len(asks(tokenizer)) == 1
     screen.type("\r")

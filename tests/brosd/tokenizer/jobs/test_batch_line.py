@@ -48,4 +48,4 @@ def test_a_line_that_is_nested_too_deeply_says_so(shared_daemon: Daemon) -> None
     deep = json.dumps(CHAT)[:-1] + f', "response_format": {form}}}'
     response = errors_of(shared_daemon, [line("deep", deep)])["deep"]["response"]
     assert response["status_code"] == 400
-    assert "recursion limit" in response["body"]["error"]["message"]
+    assert "nested too deeply" in response["body"]["error"]["message"]

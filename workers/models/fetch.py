@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-from bros.workers.models.resolve import ModelError, resolve
+from bros.workers.models.errors import ModelError
+from bros.workers.models.resolve import resolve
 
 
 def main() -> int:

@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bros.workers.models.errors import ModelError
+from bros.workers.models.gguf import convert_gguf
+
 log = logging.getLogger(__name__)
 
-CONVERSION = 1  # part of a folder's name: raise it when `convert_gguf` writes something else
+CONVERSION = 2  # part of a folder's name: raise it when `convert_gguf` writes something else
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
-
-
-class ModelError(RuntimeError):
-    """The model cannot be found or fetched; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def resolve(name: str, cache: Path) -> Path:
         return _packaged(PACKAGED[name], cache)
     if path.is_dir():
         return check_folder(path.resolve())
-    if path.suffix == ".gguf" and path.is_file():
+    if path.suffix.lower() == ".gguf" and path.is_file():
         return _converted(path.resolve(), cache)
     if path.exists():
         raise ModelError(f"{name} is neither a folder nor a .gguf file")
@@ -178,23 +177,3 @@ def _scratch(cache: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model, dequantised to bfloat16, and its tokenizer into a folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging as transformers_logging
-
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-    log.info("event=convert file=%s", gguf.name)
-    # Without `dequantize` the weights would stay packed, and could not be saved.
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)

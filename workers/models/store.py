@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bros.workers.models.resolve import PACKAGED, ModelError, packaged_folder
+from bros.workers.models.errors import ModelError
+from bros.workers.models.resolve import PACKAGED, packaged_folder
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from bros.workers.models import resolve as models
-from bros.workers.models.resolve import ModelError, resolve
+from bros.workers.models.errors import ModelError
+from bros.workers.models.resolve import resolve
 
 
 def test_the_default_model_is_a_whole_folder(model_dir: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
+File = TypeVar("File", bound=msgspec.Struct)
 Ids = int | list[int] | None
 
 
@@ -25,6 +26,8 @@ class _Configuration(msgspec.Struct):
 
 
 class _Token(msgspec.Struct):
+    """A token by its text; `id` where the file says it."""
+
     content: str
     id: int | None = None
 
@@ -36,7 +39,9 @@ class _TokenizerConfig(msgspec.Struct):
 
 
 class _Vocabulary(msgspec.Struct):
-    vocab: dict[str, int] | Any = None
+    """The tokens that are not added ones."""
+
+    vocab: Any = None  # ids by token, in most kinds of tokenizer
 
 
 class _Tokenizer(msgspec.Struct):
@@ -80,7 +85,7 @@ def _of_tokenizer(folder: Path) -> Iterator[int]:
             yield found
 
 
-def _read[T: msgspec.Struct](path: Path, kind: type[T]) -> T:
+def _read(path: Path, kind: type[File]) -> File:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:

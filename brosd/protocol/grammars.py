@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from bros.brosd.protocol.end_tokens import end_tokens
 
 # Half of llguidance's defaults or less. At its own figures of speed (14 units of fuel and 20 items
 # in a microsecond), a mask costs 10 ms at most.
@@ -28,12 +29,6 @@ class GrammarError(ValueError):
     """A grammar cannot be followed, or not any further; the text is one line."""
 
 
-class _Ends(msgspec.Struct):
-    """The part of a model's JSON files that names the tokens which end an answer."""
-
-    eos_token_id: int | list[int] | None = None
-
-
 def load_tokenizer(folder: Path) -> LLTokenizer:
     """Return the model's tokenizer in the form that grammars need.
 
@@ -47,7 +42,7 @@ def load_tokenizer(folder: Path) -> LLTokenizer:
     try:
         # An id that the tokenizer lacks ends no answer of a grammar; llguidance would refuse it.
         known = LLTokenizer(text).vocab_size
-        ends = [token for token in _eos_ids(folder) if token < known]
+        ends = [token for token in end_tokens(folder) if token < known]
         return LLTokenizer(text, eos_token=ends or None)
     except ValueError as error:
         raise GrammarError(f"this model's tokenizer does not support grammars: {error}") from None
@@ -65,13 +60,3 @@ def check(matcher: LLMatcher) -> None:
     if matcher.is_error():
         lines = str(matcher.get_error()).removeprefix("ERROR: ").splitlines()
         raise GrammarError(" ".join(line for line in lines if line != "<non-verbose/>").strip())
-
-
-def _eos_ids(folder: Path) -> list[int]:
-    ids: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        path = folder / name
-        if path.is_file():
-            eos = msgspec.json.decode(path.read_bytes(), type=_Ends).eos_token_id
-            ids |= {eos} if isinstance(eos, int) else set(eos or ())
-    return sorted(ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,12 @@ class GgufFile:
         types = [TokenType.CONTROL] * num_control
         self.writer.add_token_types(types + [TokenType.NORMAL] * (len(tokens) - num_control))
 
-    def write(self, without: str = "", **more: list[float]) -> None:
+    def write(self, without: str = "", more: Mapping[str, list[float]] | None = None) -> None:
         """Write all tensors but `without`, and `more`, to the file."""
         for name, tensor in self._model.state_dict().items():
             if (ours := self._name(name)) != without:
                 self.writer.add_tensor(ours, self._laid_out(name, tensor.float().numpy()))
-        for name, values in more.items():
+        for name, values in (more or {}).items():
             self.writer.add_tensor(f"{name}.weight", np.array(values, np.float32))
         self.writer.write_header_to_file()
         self.writer.write_kv_data_to_file()

@@ -11,9 +11,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from llguidance import LLTokenizer
 
+from bros.brosd.protocol.end_tokens import end_tokens
 from bros.brosd.tokenizer.openai.errors import invalid
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,6 @@ log = logging.getLogger(__name__)
 
 class TextError(RuntimeError):
     """The folder's tokenizer cannot be used; the text says why."""
-
-
-class GenerationConfig(msgspec.Struct):
-    """The part of `generation_config.json` that says which tokens end an answer."""
-
-    eos_token_id: int | list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,11 +42,10 @@ class Codec:
         self._tokenizer = _load(folder)
         self._backend = self._tokenizer.backend_tokenizer
         self.vocab_size = max(self._tokenizer.get_vocab().values()) + 1
-        self.eos_ids = sorted(_generation_eos(folder) | {*self._own_eos()})
-
-    def _own_eos(self) -> list[int]:
-        eos = self._tokenizer.eos_token_id
-        return [] if eos is None else [eos]
+        try:
+            self.eos_ids = end_tokens(folder)
+        except ValueError as error:
+            raise TextError(str(error)) from None
 
     def encode(self, text: str) -> list[int]:
         """A plain prompt, with the special tokens that the tokenizer puts around a text."""
@@ -135,15 +128,3 @@ def _load(folder: Path) -> Any:
     if not tokenizer.is_fast:
         raise TextError(f"{folder} has no tokenizer.json: convert it to a fast tokenizer first")
     return tokenizer
-
-
-def _generation_eos(folder: Path) -> set[int]:
-    path = folder / "generation_config.json"
-    try:
-        config = msgspec.json.decode(path.read_bytes(), type=GenerationConfig)
-    except FileNotFoundError:
-        return set()
-    except msgspec.DecodeError as error:
-        raise TextError(f"{path}: {error}") from None
-    eos = config.eos_token_id
-    return {eos} if isinstance(eos, int) else set(eos or ())

@@ -29,7 +29,8 @@ def logits(folder: Path) -> torch.Tensor:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.randint(2, VOCABULARY, (1, 200), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        return model(input_ids=ids).logits
+        result: torch.Tensor = model(input_ids=ids).logits
+    return result
 
 
 def llama3_factors(head_dim: int) -> list[float]:
@@ -71,7 +72,7 @@ def test_the_rotary_embedding_is_scaled_as_the_file_says(
     model = tiny_model(family, folder, rope_parameters={"rope_theta": 1e4, **rope})
     gguf = GgufFile(file, model, family)
     gguf.bytes_tokenizer()
-    gguf.write(**scaled(rope["rope_type"], gguf.writer))
+    gguf.write(more=scaled(rope["rope_type"], gguf.writer))
     convert_gguf(file, tmp_path / "converted")
     torch.testing.assert_close(logits(tmp_path / "converted"), logits(folder), atol=1e-3, rtol=1e-3)
 

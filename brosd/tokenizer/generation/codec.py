@@ -107,9 +107,23 @@ class Codec:
         return content
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
-        text: str = self._backend.decode(ids, skip_special_tokens=True)
-        return text
+        """Return the text of ids that follow others, without special tokens."""
+        text: str = self._backend.decode([*self._before, *ids], skip_special_tokens=True)
+        return text[1:] if self._before else text
+
+    @cached_property
+    def _before(self) -> list[int]:
+        """The tokens of a letter, if the decoder would take the first space of a text away.
+
+        SentencePiece puts a space before a text, which its decoder removes. An answer is not the
+        beginning of a text, and its first space is its own.
+        """
+        letter, both = (
+            self._tokenizer.encode(text, add_special_tokens=False) for text in ("a", "a a")
+        )
+        second = both[len(letter) :]
+        is_lost = self.decode_all(second) == "a" and self.decode_all(letter + second) == "a a"
+        return letter if is_lost else []
 
     def decode_all(self, ids: Sequence[int]) -> str:
         """The text of ids, with special tokens."""

@@ -20,6 +20,7 @@ from bros.workers.cpu.fused import add_norm, rotate, silu_times
 from bros.workers.cpu.linear import Kind, PanelLinear, make_linear
 from bros.workers.cpu.panel_code import PANEL
 from bros.workers.cpu.panel_layer import after_attention, before_attention
+from bros.workers.models.shape import is_fixed
 
 ARCHITECTURES = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"}
 
@@ -30,7 +31,8 @@ def can_run(model: Any) -> bool:
     return (
         type(model).__name__ in ARCHITECTURES
         and model.config.hidden_act in ("silu", "swish")
-        and rope.get("rope_type", "default") in ("default", "linear", "llama3")
+        and rope.get("rope_type", "default") in ("default", "linear", "llama3", "longrope")
+        and is_fixed(rope)
         and rope.get("partial_rotary_factor", 1.0) == 1.0
     )
 

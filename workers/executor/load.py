@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from bros.brosd.config import Config
 from bros.workers.attention.interface import Attention, KvPool
-from bros.workers.models.shape import ModelShape
+from bros.workers.executor.trial import Trial, try_out
+from bros.workers.models.shape import ModelShape, UnsupportedModel
 from bros.workers.tensor_parallel import Ranks, Shards
 
 DTYPES = {
@@ -22,6 +23,7 @@ DTYPES = {
     "float32": torch.float32,
 }
 ATTENTION_NAME = "bros_paged"
+MAX_NAMED = 5  # tensors in an error
 
 
 def _attend(
@@ -32,10 +34,14 @@ def _attend(
     mask: torch.Tensor | None,
     *,
     scaling: float,
-    paged: Attention,
-    **_: Any,
+    paged: Attention | None = None,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: (1, heads, tokens, head_dim) in, (1, tokens, ...) out."""
+    if paged is None:
+        raise UnsupportedModel("some layers do not pass on what our attention needs: not supported")
+    if isinstance(paged, Trial):  # once: a layer has the same options each time
+        paged.check(options)
     layer: int = module.layer_idx  # type: ignore[assignment]
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (q, k, v))
     return paged(layer, q, k, v, scaling)[None], None
@@ -72,15 +78,35 @@ def load_model(folder: Path, config: Config, ranks: Ranks) -> tuple[torch.nn.Mod
     Raise UnsupportedModel if our attention would compute it wrongly, or if it cannot be cut.
     """
     dtype, shape = DTYPES[config.model.dtype], ModelShape.of(folder)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=ATTENTION_NAME,
-        local_files_only=True,
-    ).eval()
+    model = _with_our_attention(folder, dtype)
+    try_out(model, shape)
     kv_heads = shape.kv_heads
     if ranks.size > 1:
         shards = Shards(ranks, shape)
         shards.cut(model)
         kv_heads = shards.num_kv_heads
     return model, LoadedShape(shape, kv_heads, dtype)
+
+
+def _with_our_attention(folder: Path, dtype: torch.dtype) -> Any:
+    """Return transformers' model. Raise UnsupportedModel if it cannot be had with our attention."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config._attn_implementation = ATTENTION_NAME  # whatever the model's config.json says
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=ATTENTION_NAME,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (AttributeError, ImportError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        if ATTENTION_NAME in reason:  # transformers has no other place for it
+            reason = "it has attention of its own"
+        raise UnsupportedModel(f"{config.model_type} is not supported: {reason}") from error
+    if missing := sorted(found["missing_keys"]):
+        named = ", ".join(missing[:MAX_NAMED])
+        raise UnsupportedModel(f"{folder} lacks {len(missing)} tensors of the model: {named}")
+    return model.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +23,24 @@ LENGTHS = [3, 16, 45, 70]
 SETTINGS = ["model.dtype=float32", "kv.num_blocks=40"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_mixed_rows_that_lose_their_kv(family: str, tmp_path: Path) -> None:
+FACTORS = [1.0 + i / 4 for i in range(16)]  # of half a head: as a GGUF file says them
+BY_FACTORS = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": FACTORS,
+    "long_factor": FACTORS,
+    "attention_factor": 1.0,
+    "original_max_position_embeddings": 64,
+}
+CASES = [*((family, {}) for family in FAMILIES), ("llama", {"rope_parameters": BY_FACTORS})]
+
+
+@pytest.mark.parametrize(("family", "changes"), CASES)
+def test_mixed_rows_that_lose_their_kv(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
     """Both directions, prompts in chunks beside decodes; each row in turn loses all its KV."""
-    folder = make_checkpoint(family, tmp_path / "model")
+    folder = make_checkpoint(family, tmp_path / "model", **changes)
     rng = random.Random(4)
     prompts = [[rng.randrange(VOCABULARY) for _ in range(length)] for length in LENGTHS]
     expected = [generate(folder, prompt, NUM_TOKENS) for prompt in prompts]

@@ -58,12 +58,16 @@ class Connection(HttpToolsProtocol):
                 return
             piece = data[start : start + SLICE_BYTES]
             super().data_received(piece)
-            if self._ended:
-                return
-            try:
-                self._limits.on_received(len(piece))
-            except OpenAIError as error:
-                self._refuse(error)
+            self._count(len(piece))
+
+    def _count(self, num_bytes: int) -> None:
+        """Count bytes that have been parsed, unless parsing them has ended the connection."""
+        if self._ended:
+            return
+        try:
+            self._limits.on_received(num_bytes)
+        except OpenAIError as error:
+            self._refuse(error)
 
     def on_message_begin(self) -> None:
         self._limits = HeadLimits()

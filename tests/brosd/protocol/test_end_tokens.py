@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from bros.brosd.protocol.end_tokens import end_tokens
+from bros.brosd.protocol.grammars import load_tokenizer
 from bros.brosd.tokenizer.generation.codec import Codec, TextError
-from bros.workers.sampling.grammar import load_tokenizer
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_all_files_are_united_in_both_processes(
     write(folder / "config.json", **config)
     assert end_tokens(folder) == expected
     assert Codec(folder).eos_ids == expected
-    matcher = LLMatcher(load_tokenizer(folder, OWN + 1), LLMatcher.grammar_from_regex("x"))
+    matcher = LLMatcher(load_tokenizer(folder), LLMatcher.grammar_from_regex("x"))
     letter = Codec(folder).encode("x")
     assert matcher.consume_tokens(letter)
     allowed = matcher.compute_bitmask()
